@@ -1,0 +1,181 @@
+"""The commands that look at what happened: executions with their steps, and the audit log."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+from rich.table import Table
+from tenon.executor.v1 import execution_service_pb2, execution_service_pb2_grpc
+from tenon.options.v1 import rule_pb2
+from tenon.registry.v1 import audit_service_pb2, audit_service_pb2_grpc
+
+from config.cli import Subparsers, UsageError, add_registry_options, open_service
+from config.render import printable
+from services.chassis.status import from_rpc_error
+from services.chassis.strict_json import whole
+
+EXECUTOR: Final = "127.0.0.1:50052"
+CALL_S: Final = 20.0
+
+Execution = execution_service_pb2.Execution
+
+
+def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    """Add the commands to a parser."""
+    for name, run, default, words in (
+        ("executions", executions, EXECUTOR, "a tenant's executions, or one with its steps"),
+        ("audit", audit, None, "a tenant's audit events, the newest first"),
+    ):
+        command = subparsers.add_parser(name, help=words, description=words)
+        command.add_argument("tenant", metavar="TENANT", help="its slug")
+        command.add_argument("--output", choices=("table", "json"), default="table")
+        command.add_argument("--limit", type=int, default=20, help="at most (%(default)s)")
+        add_registry_options(command)
+        command.set_defaults(run=_guarded(run))
+        if default is not None:
+            executor = os.environ.get("TENON_EXECUTOR", default)
+            command.add_argument("execution", nargs="?", help="its id, or `last`")
+            command.add_argument("--executor", default=executor, help="host:port (%(default)s)")
+
+
+def executions(args: argparse.Namespace) -> int:
+    """Show a page of executions, or one with its steps."""
+    with open_service(args, args.executor) as channel:
+        stub = execution_service_pb2_grpc.ExecutionServiceStub(channel)
+        parent = f"tenants/{args.tenant}"
+        asked = execution_service_pb2.ListExecutionsRequest(parent=parent, page_size=args.limit)
+        if args.execution not in (None, "last"):
+            name = f"{parent}/executions/{args.execution}"
+        else:
+            found = stub.ListExecutions(asked, timeout=CALL_S).executions
+            if args.execution is None or not found:
+                return _shown(args, found, _executions_table)
+            name = found[0].name
+        request = execution_service_pb2.GetExecutionRequest(name=name)
+        return _shown(args, [stub.GetExecution(request, timeout=CALL_S)], _steps_table)
+
+
+def audit(args: argparse.Namespace) -> int:
+    """Show a page of audit events."""
+    with open_service(args, args.registry) as channel:
+        stub = audit_service_pb2_grpc.AuditServiceStub(channel)
+        asked = audit_service_pb2.ListAuditEventsRequest(
+            parent=f"tenants/{args.tenant}", page_size=args.limit
+        )
+        return _shown(args, stub.ListAuditEvents(asked, timeout=CALL_S).audit_events, _audit_table)
+
+
+def _guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """The command with every fault as one line of words."""
+
+    def guarded(args: argparse.Namespace) -> int:
+        try:
+            return run(args)
+        except UsageError as error:
+            words = str(error)
+        except grpc.RpcError as error:
+            words = from_rpc_error(error).message
+        sys.stderr.write(f"tenon: {printable(words)}\n")
+        return 1
+
+    return guarded
+
+
+def _shown(
+    args: argparse.Namespace, found: Iterable[Message], table: Callable[[Any], Table]
+) -> int:
+    if args.output == "json":
+        shown = [whole(MessageToDict(one, preserving_proto_field_name=True)) for one in found]
+        sys.stdout.write(json.dumps(shown, indent=2) + "\n")
+    else:
+        Console().print(table(found))
+    return 0
+
+
+def _executions_table(found: Iterable[Execution]) -> Table:
+    table = _table("execution", "connector", "state", "started by", "accepted", "took", "failure")
+    for one in found:
+        uid = one.name.rpartition("/")[2]
+        table.add_row(
+            uid,
+            one.connector,
+            _state(one),
+            _trigger(one),
+            _at(one.create_time),
+            _took(one.create_time, one.end_time),
+            printable(one.failure.reason),
+        )
+    return table
+
+
+def _steps_table(found: Iterable[Execution]) -> Table:
+    (one,) = found
+    table = _table("step", "state", "tries", "answer", "took", "kept")
+    table.title = f"{one.connector}: {_state(one)}, started by {_trigger(one)}"
+    if one.failure.reason:
+        table.caption = printable(f"{one.failure.reason}: {one.failure.message}")
+    for step in one.steps:
+        state = execution_service_pb2.StepResult.State.Name(step.state)
+        kept = json.dumps(whole(MessageToDict(step.output))) if step.output.fields else ""
+        table.add_row(
+            step.step,
+            _word(state),
+            str(step.attempts),
+            str(step.response_status or ""),
+            _took(step.start_time, step.end_time),
+            printable(step.failure.reason or kept),
+        )
+    return table
+
+
+def _audit_table(found: Iterable[audit_service_pb2.AuditEvent]) -> Table:
+    table = _table("when", "who", "did", "risk", "fields", "from")
+    for one in found:
+        origin = f"{one.origin.file}:{one.origin.line}" if one.origin.file else one.origin.source
+        risk = rule_pb2.Risk.Name(one.risk)
+        table.add_row(
+            _at(one.create_time),
+            printable(one.actor.display_name),
+            f"{one.action} {one.kind} {one.object}",
+            _word(risk),
+            str(len(one.fields)),
+            printable(origin),
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, title_justify="left", caption_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column == "when")
+    return table
+
+
+def _state(one: Execution) -> str:
+    return _word(Execution.State.Name(one.state))
+
+
+def _word(name: str) -> str:
+    return name.partition("_")[2].lower()
+
+
+def _trigger(one: Execution) -> str:
+    return one.trigger.event_type or one.trigger.kind
+
+
+def _at(stamp: Timestamp) -> str:
+    return stamp.ToDatetime().strftime("%m-%d %H:%M:%S")
+
+
+def _took(begin: Timestamp, end: Timestamp) -> str:
+    if not end.seconds:
+        return ""
+    return f"{end.ToMilliseconds() - begin.ToMilliseconds()} ms"

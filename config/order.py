@@ -1,0 +1,17 @@
+"""The order in which kinds are shown and sent: what is referred to comes first."""
+
+from typing import Final
+
+KINDS: Final = (
+    "Tenant",
+    "Credential",
+    "Integration",
+    "Connector",
+    "WebhookEndpoint",
+    "Subscription",
+)
+
+
+def position(kind: str) -> int:
+    """A kind's place in the order; one we do not know comes last."""
+    return KINDS.index(kind) if kind in KINDS else len(KINDS)

@@ -1,0 +1,5 @@
+"""The history of the schema `executor`."""
+
+from migrations.environment import run
+
+run("executor")

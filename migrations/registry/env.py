@@ -1,0 +1,5 @@
+"""The history of the schema `registry`."""
+
+from migrations.environment import run
+
+run("registry")

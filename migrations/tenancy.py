@@ -1,0 +1,137 @@
+"""How every table is kept to its tenant, and the closed lists of what is not.
+
+A table with a tenant has row-level security enabled and forced, one policy for the service's login,
+and grants that name each verb. The system login gets a policy of its own on the tables listed in
+SYSTEM_ACCESS and nowhere else. GLOBAL_TABLES have no tenant at all. Both lists are closed: the
+catalog test fails on a table that is on neither and not protected.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+
+from alembic import op
+
+from migrations.roles import Roles
+from services.chassis.ids import uuid7_floor
+
+SETTING = "app.current_tenant_id"
+POLICY = f"(tenant_id = (SELECT nullif(current_setting('{SETTING}', true), '')::uuid))"
+
+# Tables of the platform: no tenant, no row-level security; the verbs of each login.
+GLOBAL_TABLES: dict[str, dict[str, str]] = {
+    "registry.deployment": {"system": "SELECT"},
+    "registry.principals": {"system": "SELECT, INSERT"},
+    "registry.platform_grants": {"system": "SELECT, INSERT"},
+    "registry.roles": {"system": "SELECT"},
+    "registry.permissions": {"system": "SELECT"},
+    "registry.role_permissions": {"system": "SELECT"},
+    "registry.api_keys": {"system": "SELECT, INSERT, UPDATE"},
+    "registry.key_versions": {"system": "SELECT, INSERT"},
+    "executor.feed_cursor": {"system": "SELECT, INSERT, UPDATE"},
+}
+
+# Tables with a tenant which the system login may also touch, across tenants, and why.
+SYSTEM_ACCESS: dict[str, tuple[str, str]] = {
+    "registry.tenants": ("SELECT", "a slug must be found before its tenant is known"),
+    "registry.grants": ("SELECT, INSERT", "authentication gathers a principal's grants everywhere"),
+    "registry.tenant_status": ("SELECT", "a list of tenants tells how far each is projected"),
+    "registry.feed": ("SELECT", "the executor follows every tenant"),
+    "executor.tenants": ("SELECT", "a slug must be found before its tenant is known"),
+    "executor.tenant_lanes": ("SELECT, UPDATE", "workers claim due tenants"),
+}
+
+
+class Tenancy:
+    """Protects the tables of one service's schema as its migrations make them."""
+
+    def __init__(self, service: str, roles: Roles) -> None:
+        self._app = roles.app(service)
+        self._system = roles.system(service)
+
+    def open_schema(self, schema: str) -> None:
+        """Let both logins reach the schema, and nothing in it yet."""
+        op.execute(f"REVOKE ALL ON SCHEMA {schema} FROM PUBLIC")
+        op.execute(f"GRANT USAGE ON SCHEMA {schema} TO {self._app}, {self._system}")
+
+    def make(
+        self, of_platform: Mapping[str, str], of_tenants: Mapping[str, tuple[str, str]]
+    ) -> None:
+        """Make and protect tables, in their order: statements by table, with a tenant's verbs."""
+        for table, statement in of_platform.items():
+            op.execute(statement)
+            self.open_global(table)
+        for table, (verbs, statement) in of_tenants.items():
+            op.execute(statement)
+            self.protect(table, verbs)
+
+    def protect(self, table: str, verbs: str) -> None:
+        """Keep a table with a tenant to that tenant; `verbs` are for the service's login."""
+        force(table)
+        op.execute(
+            f"CREATE POLICY tenant_isolation ON {table} TO {self._app} "
+            f"USING {POLICY} WITH CHECK {POLICY}"
+        )
+        op.execute(f"GRANT {verbs} ON {table} TO {self._app}")
+        if table in SYSTEM_ACCESS:
+            system_verbs, _ = SYSTEM_ACCESS[table]
+            op.execute(
+                f"CREATE POLICY system_access ON {table} TO {self._system} "
+                "USING (true) WITH CHECK (true)"
+            )
+            op.execute(f"GRANT {system_verbs} ON {table} TO {self._system}")
+
+    def open_global(self, table: str) -> None:
+        """Give a table of the platform the verbs of the closed list."""
+        for login, verbs in GLOBAL_TABLES[table].items():
+            role = self._system if login == "system" else self._app
+            op.execute(f"GRANT {verbs} ON {table} TO {role}")
+
+
+def drop(*groups: Iterable[str]) -> None:
+    """Drop the tables of a migration, the newest first."""
+    for table in reversed([table for group in groups for table in group]):
+        op.execute(f"DROP TABLE {table}")
+
+
+def force(table: str) -> None:
+    """Enable and force row-level security; without a policy nobody sees a row."""
+    op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+    op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+
+
+def monthly_partitions(table: str, start: datetime, months: int) -> None:
+    """Partitions of a time table by UUIDv7, one a month; reached through the parent alone."""
+    bounds = _month_starts(start, months + 1)
+    for begin, end in pairwise(bounds):
+        name = f"{table}_{begin:%Y_%m}"
+        op.execute(
+            f"CREATE TABLE {name} PARTITION OF {table} "
+            f"FOR VALUES FROM ('{uuid7_floor(begin)}') TO ('{uuid7_floor(end)}')"
+        )
+        force(name)
+
+
+def hash_partitions(table: str, count: int) -> None:
+    """Partitions of a table by the hash of its tenant; reached through the parent alone."""
+    for remainder in range(count):
+        name = f"{table}_{remainder}"
+        op.execute(
+            f"CREATE TABLE {name} PARTITION OF {table} "
+            f"FOR VALUES WITH (MODULUS {count}, REMAINDER {remainder})"
+        )
+        force(name)
+
+
+def this_month() -> datetime:
+    """The first instant of the current month, in UTC."""
+    return datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def _month_starts(start: datetime, count: int) -> Sequence[datetime]:
+    return [
+        start.replace(
+            year=start.year + (start.month - 1 + n) // 12, month=(start.month - 1 + n) % 12 + 1
+        )
+        for n in range(count)
+    ]

@@ -1,0 +1,72 @@
+"""The life of a service's process: told by its settings, ready, told to stop."""
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
+
+from services.chassis import failpoints
+from services.chassis.errors import TenonError
+from services.chassis.settings import SettingsError, load
+from services.chassis.telemetry import configure_logging
+
+log = logging.getLogger(__name__)
+
+
+class Logged(Protocol):
+    """Settings that say how to log."""
+
+    @property
+    def log_format(self) -> str:
+        """`json` or `console`."""
+
+    @property
+    def log_level(self) -> str:
+        """The least level that is written."""
+
+
+Told = TypeVar("Told", bound=Logged)
+
+
+def start(
+    service: str, kind: type[Told], prefix: str, run: Callable[[Told], Coroutine[Any, Any, None]]
+) -> int:
+    """Run a service by the settings in the environment; answers with the exit code.
+
+    What stops a start is one line on standard error and no traceback.
+    """
+    try:
+        settings = load(kind, prefix)
+        configure_logging(service, settings.log_format, settings.log_level)
+        for point in failpoints.check_armed():
+            log.warning("failpoint %s is armed", point)
+        asyncio.run(run(settings))
+    except (SettingsError, TenonError) as error:
+        sys.stderr.write(f"{service}: {error}\n")
+        return 1
+    return 0
+
+
+@asynccontextmanager
+async def background(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run jobs until the block ends, then cancel them and wait; one that fails ends the block."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(job) for job in jobs]
+        yield
+        for task in tasks:
+            task.cancel()
+
+
+async def ready_until_told(**ports: int) -> None:
+    """Say that we serve, and where, in one line of JSON; return at the first SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    # First: whoever reads that line may tell us to stop at once.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    sys.stdout.write(json.dumps({"ready": True, **ports}) + "\n")
+    sys.stdout.flush()
+    await stop.wait()

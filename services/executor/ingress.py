@@ -1,0 +1,136 @@
+"""The HTTP server for webhooks, and the one place where our errors become HTTP statuses.
+
+POST /v1/{tenant}/{endpoint}      202 {"event": id}; a redelivery gets the first one's answer
+GET  /healthz                     200 while the process serves
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from services.chassis import errors, telemetry
+from services.chassis.ids import uuid7
+from services.executor.inbound import Delivery, Inbound, NotLetIn
+
+log = logging.getLogger(__name__)
+
+LARGEST_BODY: Final = 2**20
+BODY_S: Final = 30.0
+RETRY_AFTER_S: Final = 5
+DRAIN_S: Final = 10.0
+
+
+class TooLarge(errors.ResourceExhausted):
+    """A body longer than LARGEST_BODY."""
+
+
+class TooSlow(errors.DeadlineExceeded):
+    """A body that took longer than BODY_S to come."""
+
+
+class BrokenOff(errors.InvalidArgument):
+    """A body whose end never came, or that is not framed as HTTP has it."""
+
+
+STATUSES: Final[tuple[tuple[type[errors.TenonError], int, str], ...]] = (
+    (errors.NotFound, 404, "not found"),
+    (TooLarge, 413, f"the body is longer than {LARGEST_BODY} bytes"),
+    (TooSlow, 408, "the body did not come in time"),
+    (BrokenOff, 400, "the body is not whole"),
+    (errors.Unavailable, 503, "try again soon"),
+    (errors.Aborted, 503, "try again soon"),
+    (errors.DeadlineExceeded, 503, "try again soon"),
+    (errors.TenonError, 500, "internal error"),
+)
+"""The first that fits says the answer; nothing else of an error reaches the sender."""
+
+
+@asynccontextmanager
+async def serving(inbound: Inbound, host: str, port: int) -> AsyncIterator[int]:
+    """Take webhooks in until the block ends, then let those under way end; yields the port."""
+    runner = web.AppRunner(
+        _application(inbound),
+        access_log=None,
+        # A signature is of the bytes on the wire, not of what they unpack to.
+        auto_decompress=False,
+        shutdown_timeout=DRAIN_S,
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+
+
+def _application(inbound: Inbound) -> web.Application:
+    async def receive(request: web.Request) -> web.Response:
+        delivery = Delivery(
+            tenant=request.match_info["tenant"],
+            endpoint=request.match_info["endpoint"],
+            headers=_headers(request),
+            body=await _body(request),
+        )
+        with telemetry.bind(tenant=delivery.tenant, endpoint=delivery.endpoint):
+            event_id = await inbound.receive(delivery)
+        return web.json_response({"event": str(event_id)}, status=202)
+
+    async def healthy(_: web.Request) -> web.Response:
+        return web.json_response({"status": "serving"})
+
+    application = web.Application(middlewares=[_boundary])
+    application.add_routes(
+        [web.post("/v1/{tenant}/{endpoint}", receive), web.get("/healthz", healthy)]
+    )
+    return application
+
+
+@web.middleware
+async def _boundary(request: web.Request, handler: Handler) -> web.StreamResponse:
+    with telemetry.bind(telemetry.new_trace(), request_id=str(uuid7())):
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            return web.json_response({"error": error.reason.lower()}, status=error.status)
+        except errors.TenonError as error:
+            return _told(error)
+        except Exception:  # the one boundary where any fault becomes a status
+            log.exception("unexpected error")
+            return _told(errors.Internal("unexpected"))
+
+
+def _told(error: errors.TenonError) -> web.Response:
+    _, status, sentence = next(row for row in STATUSES if isinstance(error, row[0]))
+    if isinstance(error, NotLetIn):
+        log.info("webhook refused: %s", error.detail)
+    elif status >= 500:
+        log.error("webhook not taken: %s", error.message)
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+    return web.json_response({"error": sentence}, status=status, headers=headers)
+
+
+def _headers(request: web.Request) -> dict[str, str]:
+    names = {name.lower(): name for name in request.headers}
+    return {low: ", ".join(request.headers.getall(name)) for low, name in names.items()}
+
+
+async def _body(request: web.Request) -> bytes:
+    if (request.content_length or 0) > LARGEST_BODY:
+        raise TooLarge("announced")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > LARGEST_BODY:
+                    raise TooLarge("read")
+    except TimeoutError:
+        raise TooSlow("read") from None
+    except (ConnectionError, web.RequestPayloadError):
+        raise BrokenOff("read") from None
+    return bytes(body)

@@ -1,0 +1,71 @@
+"""Events as they arrived, and the receipts by which a redelivery is known."""
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.dialects.postgresql import insert
+
+from services.chassis.database import Bound, Statement, Transaction
+from services.executor.tables import EVENT_RECEIPTS as RECEIPTS
+from services.executor.tables import EVENTS
+
+RECEIVE = Statement(
+    insert(RECEIPTS)
+    .values(
+        {
+            name: bindparam(name, type_=RECEIPTS.c[name].type)
+            for name in ("tenant_id", "endpoint_id", "key", "event_id")
+        }
+    )
+    .on_conflict_do_nothing()
+)
+RECEIVED = Statement(
+    select(RECEIPTS.c.event_id).where(
+        RECEIPTS.c.tenant_id == bindparam("tenant_id"),
+        RECEIPTS.c.endpoint_id == bindparam("endpoint_id"),
+        RECEIPTS.c.key == bindparam("key"),
+    )
+)
+_STORED = ("tenant_id", "id", "endpoint_id", "type", "delivery_key", "headers", "body")
+STORE = Statement(
+    insert(EVENTS).values({name: bindparam(name, type_=EVENTS.c[name].type) for name in _STORED})
+)
+
+
+async def receive(
+    tx: Transaction, tenant_id: UUID, endpoint_id: UUID, key: str, event_id: UUID
+) -> UUID:
+    """Take the receipt of one delivery; answers whose it is: `event_id`, or the first event's.
+
+    Of two at once the second waits for the first's transaction.
+    """
+    place = {"tenant_id": tenant_id, "endpoint_id": endpoint_id, "key": key}
+    calls = [Bound(RECEIVE, {**place, "event_id": event_id}), Bound(RECEIVED, place)]
+    _, rows = await tx.pipeline(calls)
+    found: UUID = rows[0].event_id
+    return found
+
+
+async def store(
+    tx: Transaction,
+    *,
+    tenant_id: UUID,
+    event_id: UUID,
+    endpoint_id: UUID,
+    event_type: str,
+    delivery_key: str,
+    headers: Mapping[str, str],
+    body: bytes,
+) -> None:
+    """Keep an event; `body` is what came over the wire."""
+    await tx.run(
+        STORE,
+        tenant_id=tenant_id,
+        id=event_id,
+        endpoint_id=endpoint_id,
+        type=event_type,
+        delivery_key=delivery_key,
+        headers=dict(headers),
+        body=body,
+    )

@@ -1,0 +1,205 @@
+"""The projection of what tenants want: each wanted object as the registry last told it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Uuid, all_, and_, bindparam, delete, or_, select
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+
+from services.chassis.database import Bound, Database, Statement, Transaction
+from services.executor.tables import PROJECTED_OBJECTS as OBJECTS
+from services.executor.tables import TENANTS
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectedObject:
+    """One wanted object.
+
+    `kind` is the YAML kind. `spec` has the field names of the contract and every default filled in;
+    durations are text such as "30s" and references are names. `version` is a Credential's current
+    version, 0 for the other kinds; a Credential's spec holds no values.
+    """
+
+    kind: str
+    object_id: UUID
+    name: str
+    version: int
+    spec: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a step of a connector needs; None where the projection does not have it."""
+
+    enabled: bool
+    connector: ProjectedObject | None
+    integration: ProjectedObject | None
+    credential: ProjectedObject | None
+
+
+_COLUMNS = (OBJECTS.c.kind, OBJECTS.c.object_id, OBJECTS.c.name, OBJECTS.c.version, OBJECTS.c.spec)
+_MINE = and_(OBJECTS.c.tenant_id == bindparam("tenant_id"), OBJECTS.c.kind == bindparam("kind"))
+
+ONE = Statement(select(*_COLUMNS).where(_MINE, OBJECTS.c.name == bindparam("name")))
+BY_ID = Statement(select(*_COLUMNS).where(_MINE, OBJECTS.c.object_id == bindparam("object_id")))
+ALL_OF = Statement(select(*_COLUMNS).where(_MINE).order_by(OBJECTS.c.name))
+SUBSCRIPTIONS_OF = Statement(
+    select(*_COLUMNS)
+    .where(
+        OBJECTS.c.tenant_id == bindparam("tenant_id"),
+        OBJECTS.c.kind == "Subscription",
+        OBJECTS.c.spec["endpoint"].astext == bindparam("endpoint"),
+    )
+    .order_by(OBJECTS.c.name)
+)
+
+
+def _way_in() -> Statement:
+    named = and_(OBJECTS.c.kind == bindparam("kind"), OBJECTS.c.name == bindparam("name"))
+    mine = OBJECTS.c.tenant_id == bindparam("tenant_id")
+    endpoint = select(OBJECTS.c.spec).where(mine, named).cte("endpoint")
+    wanted = [
+        named,
+        *(
+            and_(
+                OBJECTS.c.kind == kind,
+                OBJECTS.c.name == select(endpoint.c.spec[field].astext).scalar_subquery(),
+            )
+            for field, kind in (("integration", "Integration"), ("secret", "Credential"))
+        ),
+    ]
+    return Statement(select(*_COLUMNS).where(mine, or_(*wanted)))
+
+
+WAY_IN = _way_in()
+
+
+def _needs() -> Statement:
+    mine = OBJECTS.c.tenant_id == bindparam("tenant_id")
+    named = and_(OBJECTS.c.kind == "Integration", OBJECTS.c.name == bindparam("integration"))
+    integration = select(OBJECTS.c.spec).where(mine, named).cte("integration")
+    credential = select(integration.c.spec["credential"].astext).scalar_subquery()
+    wanted = (
+        and_(OBJECTS.c.kind == "Connector", OBJECTS.c.object_id == bindparam("connector_id")),
+        named,
+        and_(OBJECTS.c.kind == "Credential", OBJECTS.c.name == credential),
+    )
+    return Statement(select(*_COLUMNS).where(mine, or_(*wanted)))
+
+
+NEEDS = _needs()
+TENANT = Statement(select(TENANTS.c.enabled).where(TENANTS.c.tenant_id == bindparam("tenant_id")))
+DELETE_OTHERS = Statement(
+    delete(OBJECTS).where(
+        OBJECTS.c.tenant_id == bindparam("tenant_id"),
+        OBJECTS.c.object_id != all_(bindparam("kept", type_=ARRAY(Uuid))),
+    )
+)
+
+
+def _upsert() -> Statement:
+    new = insert(OBJECTS).values({c.name: bindparam(c.name, type_=c.type) for c in OBJECTS.c})
+    changing = ("name", "version", "spec")
+    return Statement(
+        new.on_conflict_do_update(
+            index_elements=[OBJECTS.c.tenant_id, OBJECTS.c.kind, OBJECTS.c.object_id],
+            set_={name: new.excluded[name] for name in changing},
+            # Most objects of a snapshot are as they were; those cost a look and no new row.
+            where=or_(*(OBJECTS.c[n].is_distinct_from(new.excluded[n]) for n in changing)),
+        )
+    )
+
+
+UPSERT = _upsert()
+
+
+async def one(
+    source: Transaction | Database, tenant_id: UUID, kind: str, name: str
+) -> ProjectedObject | None:
+    """A tenant's object by its name."""
+    rows = await _rows(source, tenant_id, ONE, kind=kind, name=name)
+    return ProjectedObject(*rows[0]) if rows else None
+
+
+async def by_id(
+    source: Transaction | Database, tenant_id: UUID, kind: str, object_id: UUID
+) -> ProjectedObject | None:
+    """A tenant's object by its id."""
+    rows = await _rows(source, tenant_id, BY_ID, kind=kind, object_id=object_id)
+    return ProjectedObject(*rows[0]) if rows else None
+
+
+async def all_of(
+    source: Transaction | Database, tenant_id: UUID, kind: str
+) -> list[ProjectedObject]:
+    """A tenant's objects of one kind, by name."""
+    return [ProjectedObject(*row) for row in await _rows(source, tenant_id, ALL_OF, kind=kind)]
+
+
+async def subscriptions_of(
+    source: Transaction | Database, tenant_id: UUID, endpoint: str
+) -> list[ProjectedObject]:
+    """The subscriptions to one endpoint, by name."""
+    rows = await _rows(source, tenant_id, SUBSCRIPTIONS_OF, endpoint=endpoint)
+    return [ProjectedObject(*row) for row in rows]
+
+
+async def way_in(
+    source: Transaction | Database, tenant_id: UUID, endpoint: str
+) -> dict[str, ProjectedObject]:
+    """A WebhookEndpoint with the Integration and the Credential it names, by kind."""
+    rows = await _rows(source, tenant_id, WAY_IN, kind="WebhookEndpoint", name=endpoint)
+    return {row.kind: ProjectedObject(*row) for row in rows}
+
+
+async def runnable(
+    tx: Transaction, tenant_id: UUID, connector: str
+) -> tuple[bool | None, ProjectedObject | None]:
+    """Whether the tenant is enabled (None: it is not there), and its connector of that name."""
+    named = {"tenant_id": tenant_id, "kind": "Connector", "name": connector}
+    owners, rows = await tx.pipeline([Bound(TENANT, {"tenant_id": tenant_id}), Bound(ONE, named)])
+    enabled = owners[0].enabled if owners else None
+    return enabled, ProjectedObject(*rows[0]) if rows else None
+
+
+async def needs(database: Database, tenant_id: UUID, connector_id: UUID, integration: str) -> Needs:
+    """What a step needs, at one moment and in one round trip."""
+    asked = {"tenant_id": tenant_id, "connector_id": connector_id, "integration": integration}
+    owners, rows = await database.read_all(
+        tenant_id, [Bound(TENANT, {"tenant_id": tenant_id}), Bound(NEEDS, asked)]
+    )
+    found = {row.kind: ProjectedObject(*row) for row in rows}
+    return Needs(
+        enabled=bool(owners) and owners[0].enabled,
+        connector=found.get("Connector"),
+        integration=found.get("Integration"),
+        credential=found.get("Credential"),
+    )
+
+
+async def replace(tx: Transaction, tenant_id: UUID, objects: Sequence[ProjectedObject]) -> None:
+    """Make a tenant's projection these objects and no others."""
+    # A name may have gone from one object to another: the old one must go first.
+    gone = Bound(DELETE_OTHERS, {"tenant_id": tenant_id, "kept": [o.object_id for o in objects]})
+    await tx.pipeline([gone, *(Bound(UPSERT, _values(tenant_id, each)) for each in objects)])
+
+
+def _values(tenant_id: UUID, each: ProjectedObject) -> dict[str, Any]:
+    return {
+        "tenant_id": tenant_id,
+        "kind": each.kind,
+        "object_id": each.object_id,
+        "name": each.name,
+        "version": each.version,
+        "spec": each.spec,
+    }
+
+
+async def _rows(
+    source: Transaction | Database, tenant_id: UUID, statement: Statement, **parameters: Any
+) -> list[Any]:
+    if isinstance(source, Database):
+        return await source.read(tenant_id, statement, tenant_id=tenant_id, **parameters)
+    return await source.all(statement, tenant_id=tenant_id, **parameters)

@@ -1,0 +1,111 @@
+"""The projected tenants: found by slug or id before the tenant is known, written inside it."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Uuid, bindparam, func, or_, select
+from sqlalchemy.dialects.postgresql import insert
+
+from services.chassis.database import Database, Statement, Transaction
+from services.executor.tables import TENANTS
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectedTenant:
+    """A tenant as the registry last told of it."""
+
+    tenant_id: UUID
+    slug: str
+    enabled: bool
+    revision: int
+
+
+_COLUMNS = (TENANTS.c.tenant_id, TENANTS.c.slug, TENANTS.c.enabled, TENANTS.c.revision)
+
+GET = Statement(select(*_COLUMNS).where(TENANTS.c.tenant_id == bindparam("tenant_id")))
+FIND = Statement(
+    select(*_COLUMNS).where(
+        or_(
+            TENANTS.c.slug == bindparam("slug"),
+            TENANTS.c.tenant_id == bindparam("tenant_id", type_=Uuid),
+        )
+    )
+)
+
+
+def _write() -> Statement:
+    new = insert(TENANTS).values(
+        {column.name: bindparam(column.name, type_=column.type) for column in _COLUMNS}
+    )
+    return Statement(
+        new.on_conflict_do_update(
+            index_elements=[TENANTS.c.tenant_id],
+            set_={
+                "slug": new.excluded.slug,
+                "enabled": new.excluded.enabled,
+                "revision": new.excluded.revision,
+                "projected_at": func.now(),
+            },
+            where=TENANTS.c.revision == bindparam("seen", type_=TENANTS.c.revision.type),
+        )
+    )
+
+
+WRITE = _write()
+
+
+async def get(source: Transaction | Database, tenant_id: UUID) -> ProjectedTenant | None:
+    """A tenant by its id, read inside it."""
+    if isinstance(source, Database):
+        rows = await source.read(tenant_id, GET, tenant_id=tenant_id)
+    else:
+        rows = await source.all(GET, tenant_id=tenant_id)
+    return ProjectedTenant(*rows[0]) if rows else None
+
+
+async def find(database: Database, slug_or_id: str) -> ProjectedTenant | None:
+    """A tenant by what callers name it with."""
+    async with database.system() as tx:
+        row: Any = await tx.one(FIND, slug=slug_or_id, tenant_id=_as_id(slug_or_id))
+    return ProjectedTenant(*row) if row is not None else None
+
+
+async def write(tx: Transaction, tenant: ProjectedTenant, *, seen: int | None) -> bool:
+    """Write a tenant unless its revision is another one than was `seen` (None: it was absent).
+
+    False: somebody else wrote it meanwhile. The row stays locked until the transaction ends.
+    """
+    written = await tx.run(
+        WRITE,
+        tenant_id=tenant.tenant_id,
+        slug=tenant.slug,
+        enabled=tenant.enabled,
+        revision=tenant.revision,
+        seen=seen,
+    )
+    return written == 1
+
+
+def _as_id(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+class TenantFinder:
+    """Finds the tenant a call names; a slug is never used again, so what was found stays true."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._found: dict[str, tuple[str, UUID]] = {}
+
+    async def find(self, slug_or_id: str) -> tuple[str, UUID] | None:
+        """Its slug and id."""
+        if slug_or_id not in self._found:
+            found = await find(self._database, slug_or_id)
+            if found is None:
+                return None
+            self._found[slug_or_id] = (found.slug, found.tenant_id)
+        return self._found[slug_or_id]

@@ -1,0 +1,165 @@
+"""The executor's tables for Core statements, as the migrations made them; only names and types.
+
+Keys, checks and policies live in `migrations/executor`; a test holds the two alike.
+"""
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+METADATA = MetaData(schema="executor")
+TIME = DateTime(timezone=True)
+
+
+def _column(name: str, kind: Any, *, nullable: bool = False) -> Column[Any]:
+    return Column(name, kind, nullable=nullable)
+
+
+FEED_CURSOR = Table(
+    "feed_cursor",
+    METADATA,
+    _column("singleton", Boolean),
+    _column("position", Text),
+    _column("updated_at", TIME),
+)
+
+TENANTS = Table(
+    "tenants",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("slug", Text),
+    _column("enabled", Boolean),
+    _column("revision", BigInteger),
+    _column("projected_at", TIME),
+)
+
+PROJECTED_OBJECTS = Table(
+    "projected_objects",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("kind", Text),
+    _column("object_id", Uuid),
+    _column("name", Text),
+    _column("version", Integer),
+    _column("spec", JSONB),
+)
+
+TENANT_LANES = Table(
+    "tenant_lanes",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("next_at", TIME),
+    _column("claim_id", Uuid, nullable=True),
+    _column("lease_until", TIME, nullable=True),
+)
+
+LANES = Table(
+    "lanes",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("lane_id", Uuid),
+    _column("kind", Text),
+    _column("next_at", TIME),
+    _column("concurrency", Integer),
+)
+
+WORK = Table(
+    "work",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("work_id", Uuid),
+    _column("kind", Text),
+    _column("lane_id", Uuid),
+    _column("target_id", Uuid),
+    _column("due_at", TIME),
+    _column("priority", SmallInteger),
+    _column("attempt", Integer),
+    _column("claim_id", Uuid, nullable=True),
+    _column("lease_until", TIME, nullable=True),
+)
+
+EVENTS = Table(
+    "events",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("id", Uuid),
+    _column("endpoint_id", Uuid),
+    _column("type", Text),
+    _column("delivery_key", Text),
+    _column("headers", JSONB),
+    _column("body", LargeBinary),
+    _column("received_at", TIME),
+)
+
+EVENT_RECEIPTS = Table(
+    "event_receipts",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("endpoint_id", Uuid),
+    _column("key", Text),
+    _column("event_id", Uuid),
+    _column("received_at", TIME),
+)
+
+EXECUTIONS = Table(
+    "executions",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("id", Uuid),
+    _column("connector_id", Uuid),
+    _column("connector", Text),
+    _column("state", Text),
+    _column("trigger_kind", Text),
+    _column("trigger_id", Uuid),
+    _column("event_type", Text),
+    _column("subscription", Text),
+    _column("data_key_id", Uuid),
+    _column("sealed_input", LargeBinary, nullable=True),
+    _column("failure_reason", Text),
+    _column("failure_message", Text),
+    _column("created_at", TIME),
+    _column("started_at", TIME, nullable=True),
+    _column("ended_at", TIME, nullable=True),
+)
+
+EXECUTION_STEPS = Table(
+    "execution_steps",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("execution_id", Uuid),
+    _column("position", SmallInteger),
+    _column("step", Text),
+    _column("state", Text),
+    _column("attempts", Integer),
+    _column("response_status", Integer),
+    _column("sealed_output", LargeBinary, nullable=True),
+    _column("masked_output", JSONB),
+    _column("failure_reason", Text),
+    _column("failure_message", Text),
+    _column("started_at", TIME),
+    _column("ended_at", TIME, nullable=True),
+)
+
+RUN_REQUESTS = Table(
+    "run_requests",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("principal_id", Uuid),
+    _column("request_id", Uuid),
+    _column("request_hash", LargeBinary),
+    _column("execution_id", Uuid),
+    _column("created_at", TIME),
+)

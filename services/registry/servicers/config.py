@@ -1,0 +1,78 @@
+"""ConfigService."""
+
+from collections.abc import AsyncIterator
+
+from tenon.registry.v1 import config_service_pb2 as pb2
+
+from services.chassis.interceptors import Call
+from services.chassis.pages import after_of, next_token, page_size
+from services.registry import messages
+from services.registry.apply import Config
+from services.registry.feed import Feed
+from services.registry.snapshots import Snapshots
+from services.registry.store.tenants import Tenants
+
+NEWEST = 2**63 - 1
+
+
+class ConfigServicer:
+    """Changes, reads and follows wanted state."""
+
+    def __init__(self, config: Config, snapshots: Snapshots, feed: Feed, tenants: Tenants) -> None:
+        self._config = config
+        self._snapshots = snapshots
+        self._feed = feed
+        self._tenants = tenants
+
+    async def PlanConfig(
+        self, requests: AsyncIterator[pb2.PlanConfigRequest], call: Call
+    ) -> pb2.Plan:
+        """What an apply would do."""
+        submission = await messages.submission(requests, call.tenant)
+        plan = await self._config.plan(submission, call.tenant_id, messages.caller_of(call))
+        return messages.plan_message(plan)
+
+    async def ApplyConfig(
+        self, requests: AsyncIterator[pb2.ApplyConfigRequest], call: Call
+    ) -> pb2.ApplyConfigResponse:
+        """Do it, all or nothing."""
+        submission = await messages.submission(requests, call.tenant)
+        answer = await self._config.apply(
+            submission,
+            call.tenant_id,
+            messages.caller_of(call),
+            lambda applied: messages.applied_message(applied).SerializeToString(),
+        )
+        return pb2.ApplyConfigResponse.FromString(answer)
+
+    async def GetSnapshot(
+        self, request: pb2.GetSnapshotRequest, call: Call
+    ) -> AsyncIterator[pb2.GetSnapshotResponse]:
+        """All of one moment, in parts."""
+        for part in messages.snapshot_messages(await self._snapshots.take(call.inside())):
+            yield part
+
+    async def ListRevisions(
+        self, request: pb2.ListRevisionsRequest, call: Call
+    ) -> pb2.ListRevisionsResponse:
+        """A page of them, the newest first."""
+        size, after = page_size(request.page_size), after_of(request.page_token, call.tenant)
+        before = messages.number_at("page_token", after) if after else NEWEST
+        rows = await self._snapshots.revisions(call.inside(), before, size + 1)
+        found = [messages.revision_message(call.tenant, row) for row in rows[:size]]
+        more = next_token(str(found[-1].number), call.tenant) if len(rows) > size else ""
+        return pb2.ListRevisionsResponse(revisions=found, next_page_token=more)
+
+    async def WatchFeed(
+        self, request: pb2.WatchFeedRequest, call: Call
+    ) -> AsyncIterator[pb2.WatchFeedResponse]:
+        """Everything after a position, for ever."""
+        async for entry in self._feed.follow(request.position):
+            yield messages.entry_message(entry)
+
+    async def ReportProjection(
+        self, request: pb2.ReportProjectionRequest, call: Call
+    ) -> pb2.ReportProjectionResponse:
+        """Keep what the executor says."""
+        await self._tenants.report(call.inside(), request.revision)
+        return pb2.ReportProjectionResponse()

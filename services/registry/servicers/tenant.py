@@ -1,0 +1,34 @@
+"""TenantService."""
+
+from tenon.registry.v1 import tenant_service_pb2 as pb2
+
+from services.chassis.interceptors import Call
+from services.chassis.pages import after_of, next_token, page_size
+from services.chassis.tenancy import PLATFORM
+from services.registry import messages
+from services.registry.store.tenants import Tenants
+
+
+class TenantServicer:
+    """Reads tenants."""
+
+    def __init__(self, tenants: Tenants) -> None:
+        self._tenants = tenants
+
+    async def GetTenant(self, request: pb2.GetTenantRequest, call: Call) -> pb2.Tenant:
+        """One tenant."""
+        return messages.tenant_message(await self._tenants.get(call.inside()))
+
+    async def ListTenants(
+        self, request: pb2.ListTenantsRequest, call: Call
+    ) -> pb2.ListTenantsResponse:
+        """The tenants in which the caller has `tenants.read`."""
+        size, after = page_size(request.page_size), after_of(request.page_token)
+        readable = [
+            slug for slug in call.principal.accesses if call.principal.may("tenants.read", slug)
+        ]
+        everywhere = PLATFORM in readable
+        rows = await self._tenants.after(after, size + 1, None if everywhere else readable)
+        more = next_token(rows[size - 1].slug) if len(rows) > size else ""
+        found = [messages.tenant_message(row) for row in rows[:size]]
+        return pb2.ListTenantsResponse(tenants=found, next_page_token=more)

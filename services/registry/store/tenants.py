@@ -1,0 +1,150 @@
+"""Tenants: found by the system login before any tenant is known, changed inside themselves."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Text, bindparam, func, insert, or_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from services.chassis.database import Bound, Database, Statement, Transaction
+from services.chassis.ids import TENANT_ID
+from services.registry import tables as t
+from services.registry.wanted import ANNOTATIONS, LABELS, Complete
+
+_T = t.tenants.c
+_STATUS = t.tenant_status.c
+
+FIND_SLUG = Statement(
+    select(_T.slug, _T.tenant_id).where(_T.slug == bindparam("named", type_=Text))
+)
+FIND_ID = Statement(
+    select(_T.slug, _T.tenant_id).where(_T.tenant_id == bindparam("named", type_=_T.tenant_id.type))
+)
+# Rows that refer to the tenant may still be added meanwhile, such as what is projected.
+LOCK = Statement(
+    select(t.tenants).where(_T.tenant_id == bindparam("tenant_id")).with_for_update(key_share=True)
+)
+INSERT = Statement(
+    insert(t.tenants).values(
+        {
+            c.name: bindparam(c.name, type_=c.type)
+            for c in _T
+            if c.name not in {"created_at", "updated_at"}
+        }
+    )
+)
+UPDATE = Statement(
+    update(t.tenants)
+    .where(_T.tenant_id == bindparam("the_tenant_id"))
+    .values(
+        display_name=bindparam("display_name"),
+        enabled=bindparam("enabled"),
+        labels=bindparam("labels", type_=_T.labels.type),
+        annotations=bindparam("annotations", type_=_T.annotations.type),
+        updated_at=func.now(),
+    )
+)
+WITH_STATUS = select(
+    t.tenants, func.coalesce(_STATUS.projected_revision, 0).label("projected_revision")
+).select_from(t.tenants.outerjoin(t.tenant_status, _STATUS.tenant_id == _T.tenant_id))
+GET = Statement(WITH_STATUS.where(_T.tenant_id == bindparam("tenant_id")))
+PAGE = Statement(
+    WITH_STATUS.where(
+        _T.slug > bindparam("after"),
+        or_(
+            bindparam("everywhere").is_(True),
+            _T.slug == func.any(bindparam("slugs", type_=ARRAY(Text))),
+        ),
+    )
+    .order_by(_T.slug)
+    .limit(bindparam("size"))
+)
+_REPORT = upsert(t.tenant_status).values(
+    tenant_id=bindparam("tenant_id"),
+    projected_revision=bindparam("revision"),
+    reported_at=func.now(),
+)
+REPORT = Statement(
+    _REPORT.on_conflict_do_update(
+        index_elements=["tenant_id"],
+        # Of two executors the slower one may report last.
+        set_={
+            "projected_revision": func.greatest(
+                _STATUS.projected_revision, _REPORT.excluded.projected_revision
+            ),
+            "reported_at": func.now(),
+        },
+    )
+)
+
+
+class Tenants:
+    """Finds tenants; a slug is never used again, so what was found stays true."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._found: dict[str, tuple[str, UUID]] = {}
+
+    async def find(self, slug_or_id: str) -> tuple[str, UUID] | None:
+        """Its slug and id, by either."""
+        known = self._found.get(slug_or_id)
+        if known is not None:
+            return known
+        async with self._database.system() as transaction:
+            statement = FIND_ID if TENANT_ID.fullmatch(slug_or_id) else FIND_SLUG
+            row = await transaction.one(statement, named=slug_or_id)
+        if row is None:
+            return None
+        return self._found.setdefault(slug_or_id, (row.slug, row.tenant_id))
+
+    async def get(self, tenant_id: UUID) -> Any:
+        """Its row, with the projected revision."""
+        return (await self._database.read(tenant_id, GET, tenant_id=tenant_id))[0]
+
+    async def after(self, slug: str, size: int, slugs: Sequence[str] | None) -> list[Any]:
+        """A page of rows by slug: of these slugs, or of all."""
+        async with self._database.system() as transaction:
+            return await transaction.all(
+                PAGE, after=slug, size=size, everywhere=slugs is None, slugs=list(slugs or ())
+            )
+
+    async def report(self, tenant_id: UUID, revision: int) -> None:
+        """Keep the revision that the executor works by."""
+        async with self._database.tenant(tenant_id) as transaction:
+            await transaction.run(REPORT, tenant_id=tenant_id, revision=revision)
+
+
+def complete(row: Any) -> Complete:
+    """The Tenant object in a row."""
+    fields = {
+        LABELS: row.labels,
+        ANNOTATIONS: row.annotations,
+        "spec.display_name": row.display_name,
+        "spec.enabled": row.enabled,
+    }
+    return Complete("Tenant", row.slug, fields, row.tenant_id)
+
+
+async def lock(transaction: Transaction, tenant_id: UUID) -> Any:
+    """Its row, held against every other change until the transaction ends; None: no tenant."""
+    return await transaction.one(LOCK, tenant_id=tenant_id)
+
+
+async def read(transaction: Transaction, tenant_id: UUID) -> Any:
+    """Its row inside a transaction."""
+    return await transaction.one(GET, tenant_id=tenant_id)
+
+
+def writing(tenant_id: UUID, one: Complete, *, new: bool) -> Bound:
+    """What inserts (at revision 0) or updates the tenant's own fields."""
+    row = {
+        "display_name": one.fields["spec.display_name"],
+        "enabled": one.fields["spec.enabled"],
+        "labels": one.fields[LABELS],
+        "annotations": one.fields[ANNOTATIONS],
+    }
+    if new:
+        return Bound(INSERT, {**row, "tenant_id": tenant_id, "slug": one.name, "revision": 0})
+    return Bound(UPDATE, {**row, "the_tenant_id": tenant_id})

@@ -1,0 +1,97 @@
+"""What writes a draft: statements in the order of its plan, to be sent together."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from services.chassis.database import Bound, Transaction
+from services.chassis.ids import uuid7
+from services.providers.catalog import Catalog
+from services.registry import audit
+from services.registry.credentials import Credentials, Keyring
+from services.registry.drafts import Draft
+from services.registry.plan import Change
+from services.registry.store import objects, revisions, tenants
+from services.registry.wanted import SECRET_VALUES, Complete, Key
+
+
+@dataclass(frozen=True, slots=True)
+class _Within:
+    """What every change of one draft is written with."""
+
+    occasion: audit.Occasion
+    ids: Mapping[Key, UUID]
+    keyring: Keyring
+
+
+class Writer:
+    """Turns drafts into statements."""
+
+    def __init__(self, catalog: Catalog, credentials: Credentials) -> None:
+        self._catalog = catalog
+        self._credentials = credentials
+
+    async def statements(
+        self, transaction: Transaction, draft: Draft, occasion: audit.Occasion
+    ) -> list[Bound]:
+        """All that a draft leaves: objects, secrets, audit events, ownership, revision, feed."""
+        plan, statements = draft.plan, list[Bound]()
+        if plan.changes:
+            tenant_id = occasion.tenant_id
+            keyring = await self._credentials.keyring(transaction, tenant_id)
+            within = _Within(occasion, _allot(draft, tenant_id), keyring)
+            for change in plan.changes:
+                statements += self._change(change, within)
+                statements.append(audit.telling(occasion, change, within.ids[change.after.key]))
+            statements += revisions.adding(occasion, plan)
+        for one in draft.declared:
+            owners = draft.ownership.get(one.key, {})
+            statements += revisions.owning(
+                occasion.tenant_id, one.key, owners, plan.source, frozenset(one.fields)
+            )
+        return statements
+
+    def _change(self, change: Change, within: _Within) -> Iterator[Bound]:
+        one, new = change.after, change.action == "create"
+        if one.kind == "Tenant":
+            yield tenants.writing(within.occasion.tenant_id, one, new=new)
+            # A new tenant stands before its key, and its key before all else.
+            yield from within.keyring.adding
+            return
+        rotated = _rotated(change)
+        version = one.version + rotated
+        yield objects.writing(
+            within.occasion.tenant_id,
+            one,
+            revision=within.occasion.revision,
+            ids=within.ids,
+            derived=self._derived(one, version),
+            new=new,
+        )
+        if rotated:
+            yield self._credentials.sealing(
+                within.keyring.key,
+                within.ids[one.key],
+                version,
+                change.declared.secrets,
+                one.fields[SECRET_VALUES],
+            )
+
+    def _derived(self, one: Complete, version: int) -> dict[str, Any]:
+        if one.kind == "Integration":
+            return {"category": self._catalog.get(one.fields["spec.provider"]).category}
+        return {"version": version} if one.kind == "Credential" else {}
+
+
+def _rotated(change: Change) -> bool:
+    before, after = change.before, change.after
+    return after.kind == "Credential" and (
+        before is None or before.fields[SECRET_VALUES] != after.fields[SECRET_VALUES]
+    )
+
+
+def _allot(draft: Draft, tenant_id: UUID) -> dict[Key, UUID]:
+    """The ids of all known objects, with new ones for those to be made."""
+    ids = {key: one.object_id or uuid7() for key, one in draft.known.items()}
+    return {**ids, ("Tenant", draft.plan.tenant): tenant_id}

@@ -1,0 +1,172 @@
+"""A local provider that behaves as GitHub's documents say, and misbehaves on demand.
+
+/user, /repos/…     GitHub's API, behind a token check
+/echo, /echo/…      answers with what it got; open to all
+/__faults           GET, POST a Fault, DELETE all
+/__calls            GET every call but these two, DELETE the log
+"""
+
+import re
+from base64 import b64decode
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hmac import compare_digest
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from services.sandbox.faults import Fault, Faults, Handler
+from services.sandbox.github import GitHub, not_found, refusal
+from services.sandbox.state import DEFAULT_REPOS, Comment, RecordedCall, State
+
+_CREDENTIAL_HEADERS: Final = frozenset({"authorization", "x-api-key", "cookie"})
+_OPEN: Final = re.compile(r"/echo(?:/.*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A running sandbox: where it listens, and what it saw."""
+
+    url: str
+    state: State
+    faults: Faults
+
+    @property
+    def calls(self) -> list[RecordedCall]:
+        """Every call so far, oldest first."""
+        return list(self.state.calls)
+
+    @property
+    def comments(self) -> list[Comment]:
+        """Every comment stored."""
+        return list(self.state.comments)
+
+
+@asynccontextmanager
+async def sandbox(
+    token: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    repos: Mapping[str, int] = DEFAULT_REPOS,
+    state_file: Path | None = None,
+) -> AsyncIterator[Box]:
+    """Serve on `host:port` (0: any free port) until the block ends."""
+    state, faults = State(repos, state_file), Faults()
+    runner = web.AppRunner(
+        _application(token, state, faults),
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=0.1,
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield Box(f"http://{host}:{runner.addresses[0][1]}", state, faults)
+    finally:
+        await runner.cleanup()
+
+
+def _application(token: str, state: State, faults: Faults) -> web.Application:
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.startswith("/__"):
+            return await handler(request)
+        authorized = _authorized(request, token)
+        state.calls.append(await _recorded(request, authorized=authorized))
+        if not authorized and not _OPEN.fullmatch(request.path):
+            given = "Authorization" in request.headers
+            return refusal(401, "Bad credentials" if given else "Requires authentication")
+        return await faults.respond(request, _known(handler))
+
+    app = web.Application(middlewares=[guard])
+    app.add_routes(GitHub(state).routes())
+    app.router.add_route("*", f"/{{path:{_OPEN.pattern[1:]}}}", _echo(token))
+    app.add_routes(_controls(state, faults))
+    return app
+
+
+def _known(handler: Handler) -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
+            return not_found()
+
+    return answer
+
+
+def _echo(token: str) -> Handler:
+    async def echo(request: web.Request) -> web.StreamResponse:
+        call = await _recorded(request, authorized=_authorized(request, token))
+        return web.json_response(call.as_json())
+
+    return echo
+
+
+def _controls(state: State, faults: Faults) -> list[web.RouteDef]:
+    async def list_faults(_request: web.Request) -> web.Response:
+        return web.json_response(faults.pending())
+
+    async def add_fault(request: web.Request) -> web.Response:
+        try:
+            faults.add(Fault.model_validate_json(await request.read()))
+        except ValidationError as error:
+            return web.Response(text=error.json(include_url=False), status=400)
+        return web.json_response(faults.pending(), status=201)
+
+    async def clear_faults(_request: web.Request) -> web.Response:
+        faults.clear()
+        return web.Response(status=204)
+
+    async def list_calls(_request: web.Request) -> web.Response:
+        return web.json_response([call.as_json() for call in state.calls])
+
+    async def clear_calls(_request: web.Request) -> web.Response:
+        state.calls.clear()
+        return web.Response(status=204)
+
+    return [
+        web.get("/__faults", list_faults),
+        web.post("/__faults", add_fault),
+        web.delete("/__faults", clear_faults),
+        web.get("/__calls", list_calls),
+        web.delete("/__calls", clear_calls),
+    ]
+
+
+async def _recorded(request: web.Request, *, authorized: bool) -> RecordedCall:
+    return RecordedCall(
+        method=request.method,
+        path=request.path,
+        query=dict(request.query),
+        headers={
+            name.lower(): value
+            for name, value in request.headers.items()
+            if name.lower() not in _CREDENTIAL_HEADERS
+        },
+        body=(await request.read()).decode(errors="replace"),
+        authorized=authorized,
+    )
+
+
+def _authorized(request: web.Request, token: str) -> bool:
+    """Whether the token came as a bearer token, an API key or a basic password."""
+    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+    given = {
+        "bearer": value.encode(errors="replace"),
+        "token": value.encode(errors="replace"),
+        "basic": _password(value),
+        "": request.headers.get("X-API-Key", "").encode(errors="replace"),
+    }
+    return compare_digest(given.get(scheme.lower(), b""), token.encode())
+
+
+def _password(value: str) -> bytes:
+    try:
+        return b64decode(value, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""

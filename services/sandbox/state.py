@@ -1,0 +1,69 @@
+"""What the stand-in remembers: repositories, issues, comments, and every call it got."""
+
+import json
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+DEFAULT_REPOS: Mapping[str, int] = {"acme/shop": 45, "Codertocat/Hello-World": 5}
+_KEPT_CALLS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCall:
+    """One request as it came in, without its credential; `at` is in seconds since the epoch."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: str
+    authorized: bool
+    at: float = field(default_factory=time.time)
+
+    def as_json(self) -> dict[str, object]:
+        """The call as a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """A comment on issue `number` of `repo` (`owner/name`)."""
+
+    id: int
+    repo: str
+    number: int
+    body: str
+
+
+class State:
+    """Everything of one sandbox; with `file`, comments outlive the process."""
+
+    def __init__(self, repos: Mapping[str, int], file: Path | None = None) -> None:
+        self.repos = dict(repos)
+        """Repository (`owner/name`) → how many issues it has, numbered from 1."""
+        self.calls: deque[RecordedCall] = deque(maxlen=_KEPT_CALLS)
+        self._file = file
+        self.comments: list[Comment] = []
+        if file is not None and file.exists():
+            self.comments = [Comment(**each) for each in json.loads(file.read_text("utf-8"))]
+
+    def has_issue(self, repo: str, number: int) -> bool:
+        """Whether the repository has an issue of this number."""
+        return 1 <= number <= self.repos.get(repo, 0)
+
+    def comments_on(self, repo: str, number: int) -> list[Comment]:
+        """The issue's comments, oldest first."""
+        return [c for c in self.comments if (c.repo, c.number) == (repo, number)]
+
+    def add_comment(self, repo: str, number: int, body: str) -> Comment:
+        """Keep a new comment, on disk too where there is a file."""
+        comment = Comment(len(self.comments) + 1, repo, number, body)
+        self.comments.append(comment)
+        if self._file is not None:
+            fresh = self._file.with_suffix(".new")
+            fresh.write_text(json.dumps([asdict(c) for c in self.comments]), "utf-8")
+            fresh.replace(self._file)
+        return comment

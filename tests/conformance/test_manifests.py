@@ -1,0 +1,95 @@
+"""The contract of every manifest, read from the files themselves."""
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+import services.providers.catalog as catalog_module
+from services.providers.auth import CREDENTIAL_TYPES
+from services.providers.catalog import Catalog
+from services.providers.manifest import Category
+from services.providers.signatures import SCHEMES
+
+ROOT = Path(catalog_module.__file__).parent
+FILES = sorted(ROOT.glob("*/*.yaml"))
+CATALOG = Catalog.load()
+SAFE_METHODS = {"GET", "HEAD"}
+
+
+@pytest.fixture(params=FILES, ids=lambda file: file.stem)
+def file(request: pytest.FixtureRequest) -> Path:
+    assert isinstance(request.param, Path)
+    return request.param
+
+
+@pytest.fixture
+def raw(file: Path) -> dict[str, Any]:
+    loaded = yaml.safe_load(file.read_text("utf-8"))
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def test_there_are_manifests() -> None:
+    assert {"github", "http"} <= {file.stem for file in FILES}
+    assert len(CATALOG) == len(FILES)
+
+
+def test_it_is_in_the_catalog_under_its_name(file: Path, raw: dict[str, Any]) -> None:
+    assert CATALOG.get(file.stem).display_name == raw["display_name"]
+    assert raw["category"] == file.parent.name
+    assert raw["category"] in get_args(Category)
+
+
+def test_its_addresses_are_https(raw: dict[str, Any]) -> None:
+    assert raw["docs"].startswith("https://")
+    assert raw["base_url"].get("default", "https://").startswith("https://")
+
+
+def test_it_can_be_verified(raw: dict[str, Any]) -> None:
+    operations = raw.get("operations", {})
+    if not operations:
+        assert "verify" not in raw
+        return
+    operation = operations[raw["verify"]]
+    assert operation["method"] in SAFE_METHODS
+    assert operation["safe"]
+    assert not operation.get("path_params")
+
+
+def test_its_operations_declare_what_their_paths_name(raw: dict[str, Any]) -> None:
+    for name, operation in raw.get("operations", {}).items():
+        named = set(re.findall(r"\{(.*?)\}", operation["path"]))
+        assert named == set(operation.get("path_params", {})), name
+        assert operation["path"].startswith("/"), name
+        assert not re.search(r"[?#]|//|\.\.", operation["path"]), name
+
+
+def test_its_operations_are_honest_about_effects(raw: dict[str, Any]) -> None:
+    for name, operation in raw.get("operations", {}).items():
+        assert operation["description"].endswith("."), name
+        assert operation["safe"] or operation["method"] not in SAFE_METHODS, name
+        assert operation["idempotent"] or operation["method"] in {"POST", "PATCH"}, name
+        assert not (operation.get("body") and operation["method"] in SAFE_METHODS), name
+        assert operation["safe"] or "pagination" not in operation, name
+
+
+def test_its_credentials_are_of_types_we_keep(raw: dict[str, Any]) -> None:
+    assert raw["auth"]
+    for rule in raw["auth"]:
+        assert rule["type"] in {*CREDENTIAL_TYPES, "none"} - {"webhook_secret"}
+
+
+def test_its_webhooks_are_verified(raw: dict[str, Any]) -> None:
+    if "webhook" in raw:
+        assert raw["webhook"]["signature"]["scheme"] in SCHEMES
+        assert raw["webhook"]["delivery_id_header"]
+        assert raw["webhook"]["content_types"]
+
+
+def test_it_holds_no_secret_and_says_who_is_calling(raw: dict[str, Any]) -> None:
+    names = {name.lower() for name in raw["headers"]}
+    assert "user-agent" in names
+    assert not names & {"authorization", "cookie", "x-api-key", "host", "content-length"}

@@ -1,0 +1,415 @@
+"""A webhook is verified, kept once, and routed; whatever is wrong with one looks the same outside."""
+
+import asyncio
+import gzip
+import hashlib
+import json
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import aiohttp
+import psycopg
+import pytest
+from sqlalchemy import text
+
+from services.chassis.database import Database, Statement
+from services.chassis.failpoints import Arming, Failpoint
+from services.chassis.secret import Secret
+from services.executor import inbound as inbound_module
+from services.executor import ingress
+from services.executor.inbound import Inbound
+from services.executor.projection import Projection
+from services.executor.registry import Registry
+from services.providers.catalog import Catalog
+from services.providers.signatures import sign
+from services.sandbox.sender import send_webhook, webhook_headers
+from tests.integration.executor.running_registry import Document, RunningRegistry, document
+
+Admin = psycopg.AsyncConnection[Any]
+EXAMPLES = Path(__file__).parents[2] / "fixtures" / "github_webhooks.json.gz"
+SECRET = Secret("It's a Secret to Everybody")
+OTHER = Secret("another secret")
+BODY = b'{"action":"opened","issue":{"number":7}}'
+
+
+def secret_document(secret: Secret) -> Document:
+    values = {"secret": {"plain": b64encode(secret.reveal()).decode()}}
+    return document("Credential", "hook-secret", type="webhook_secret", values=values)
+
+
+def wanted() -> list[Document]:
+    return [
+        document("Tenant", "acme", display_name="Acme"),
+        secret_document(SECRET),
+        document(
+            "Credential", "token", type="bearer", values={"token": {"plain": "c2VjcmV0"}}
+        ),
+        document("Integration", "github", provider="github", credential="token"),
+        document(
+            "Integration", "asleep", provider="github", credential="token", is_active=False
+        ),
+        document("Integration", "web", provider="http", base_url="https://example.com"),
+        document("WebhookEndpoint", "hook", integration="github", secret="hook-secret"),
+        document(
+            "WebhookEndpoint", "off", integration="github", secret="hook-secret", is_active=False
+        ),
+        document("WebhookEndpoint", "sleepy", integration="asleep", secret="hook-secret"),
+        document("WebhookEndpoint", "mute", integration="web", secret="hook-secret"),
+        connector("triage"),
+        connector("idle", is_active=False),
+        document("Subscription", "opened", endpoint="hook", connector="triage",
+                 event_types=["issues.opened"]),
+        document("Subscription", "numbered", endpoint="hook", connector="triage",
+                 filter="event.payload.issue.number == 7"),
+        document("Subscription", "to-idle", endpoint="hook", connector="idle"),
+        document("Subscription", "elsewhere", endpoint="sleepy", connector="triage"),
+    ]  # fmt: skip
+
+
+def connector(name: str, **spec: object) -> Document:
+    steps = [{"name": "who", "integration": "github", "operation": "get_authenticated_user"}]
+    return document("Connector", name, steps=steps, **spec)
+
+
+@dataclass
+class House:
+    """A running ingress and what stands behind it."""
+
+    url: str
+    tenant_id: UUID
+    service: RunningRegistry
+    registry: Registry
+    projection: Projection
+    inbound: Inbound
+    database: Database
+    admin: Admin
+    session: aiohttp.ClientSession
+
+    async def send(
+        self, body: bytes = BODY, event: str = "issues", endpoint: str = "hook", **more: Any
+    ) -> tuple[int, dict[str, Any]]:
+        """A delivery as GitHub would send it."""
+        url = f"{self.url}/v1/acme/{endpoint}"
+        secret = more.pop("secret", SECRET)
+        status, answer = await send_webhook(
+            url, event, body, secret, more.pop("delivery_id", None), self.session
+        )
+        return status, json.loads(answer)
+
+    async def post(
+        self, path: str, body: bytes | BytesIO | AsyncIterator[bytes], headers: dict[str, str]
+    ) -> tuple[int, bytes, dict[str, str]]:
+        async with self.session.post(self.url + path, data=body, headers=headers) as answer:
+            kept = {k.lower(): v for k, v in answer.headers.items() if k.lower() != "date"}
+            return answer.status, await answer.read(), kept
+
+    async def rows(self, query: str) -> list[Any]:
+        return await (await self.admin.execute(query)).fetchall()
+
+    async def count(self, table: str) -> int:
+        ((number,),) = await self.rows(f"SELECT count(*) FROM executor.{table}")
+        return int(number)
+
+    async def want(self, *documents: Document) -> None:
+        await self.service.apply("acme", *documents)
+        await self.projection.project(self.tenant_id)
+
+
+@pytest.fixture
+async def house(
+    registry_service: RunningRegistry,
+    registry: Registry,
+    executor_database: Database,
+    admin: Admin,
+) -> AsyncIterator[House]:
+    await registry_service.apply("acme", *wanted())
+    tenant_id = await registry_service.tenant_id("acme")
+    projection = Projection(executor_database, registry)
+    await projection.project(tenant_id)
+    inbound = Inbound(executor_database, registry, Catalog.load())
+    async with (
+        ingress.serving(inbound, "127.0.0.1", 0) as port,
+        aiohttp.ClientSession() as session,
+    ):
+        yield House(
+            f"http://127.0.0.1:{port}", tenant_id, registry_service, registry, projection,
+            inbound, executor_database, admin, session,
+        )  # fmt: skip
+
+
+def examples() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(gzip.decompress(EXAMPLES.read_bytes()))["deliveries"]
+    return found
+
+
+async def test_every_example_of_github_is_accepted_and_kept_byte_for_byte(house: House) -> None:
+    deliveries = examples()
+    assert {each["event"] for each in deliveries} == {"push", "pull_request", "issues", "release"}
+    sent: dict[UUID, tuple[str, bytes]] = {}
+    for each in deliveries:
+        body = json.dumps(each["payload"], indent=1, ensure_ascii=False).encode()
+        status, answer = await house.send(body, each["event"])
+        assert status == 202
+        action = each["payload"].get("action")
+        sent[UUID(answer["event"])] = (
+            f"{each['event']}.{action}" if action else each["event"],
+            body,
+        )
+    kept = await house.rows("SELECT id, type, body FROM executor.events")
+    assert {row[0]: (row[1], bytes(row[2])) for row in kept} == sent
+    assert len(sent) == len(deliveries)
+
+
+async def test_a_redelivery_is_one_event_and_one_run_with_the_same_answer(house: House) -> None:
+    first = await house.send(delivery_id="d-1")
+    assert first[0] == 202
+    assert await house.send(delivery_id="d-1") == first
+    assert await house.send(delivery_id="d-2") != first
+    assert await house.count("events") == 2
+    assert await house.count("executions") == 4
+
+
+async def test_twenty_deliveries_of_one_id_at_once_are_one_event(house: House) -> None:
+    answers = await asyncio.gather(*(house.send(delivery_id="d-1") for _ in range(20)))
+    assert {status for status, _ in answers} == {202}
+    assert len({answer["event"] for _, answer in answers}) == 1
+    assert await house.count("events") == 1
+    assert await house.count("executions") == 2
+
+
+async def test_without_a_usable_delivery_id_the_body_says_what_is_the_same(house: House) -> None:
+    signed = sign("github_sha256", SECRET, BODY, time.time(), "x")
+    for header in ({}, {"X-GitHub-Delivery": "d" * 300}, {"X-GitHub-Delivery": "two words"}):
+        status, _, _ = await house.post(
+            "/v1/acme/hook", BODY, {"X-GitHub-Event": "issues", **header, **signed}
+        )
+        assert status == 202
+    ((key,),) = await house.rows("SELECT delivery_key FROM executor.events")
+    assert key == f"sha256:{hashlib.sha256(BODY).hexdigest()}"
+
+
+async def test_whatever_is_wrong_is_refused_alike_and_leaves_nothing(house: House) -> None:
+    good = webhook_headers("issues", BODY, SECRET, "d-1")
+    unsigned = {k: v for k, v in good.items() if k != "X-Hub-Signature-256"}
+    refused = [
+        ("/v1/acme/hook", BODY.replace(b"7", b"8"), good),
+        ("/v1/acme/hook", BODY + b"\n", good),
+        ("/v1/acme/hook", BODY, unsigned),
+        ("/v1/acme/hook", BODY, {**unsigned, "X-Hub-Signature-256": "sha256="}),
+        ("/v1/acme/hook", BODY, {**unsigned, "X-Hub-Signature": "sha1=" + "0" * 40}),
+        ("/v1/acme/hook", BODY, webhook_headers("issues", BODY, OTHER, "d-1")),
+        ("/v1/acme/nothing", BODY, good),
+        ("/v1/nobody/hook", BODY, good),
+        (f"/v1/{house.tenant_id}/hook", BODY, good),
+        ("/v1/acme/off", BODY, good),
+        ("/v1/acme/sleepy", BODY, good),
+        ("/v1/acme/mute", BODY, good),
+        ("/v1/acme/ho%00ok", BODY, good),
+        ("/v1/ac%27me/hook", BODY, good),
+        ("/v1/%F0%9F%A6%86/hook", BODY, good),
+        ("/v1/acme/hook/more", BODY, good),
+    ]
+    answers = [await house.post(*each) for each in refused]
+    assert answers[0][0] == 404
+    assert answers[0][1] == b'{"error": "not found"}'
+    assert all(answer == answers[0] for answer in answers)
+    for table in ("events", "event_receipts", "executions", "work"):
+        assert await house.count(table) == 0
+    assert (await house.send())[0] == 202
+
+
+async def test_a_secret_that_was_rotated_away_is_refused_at_once(house: House) -> None:
+    assert (await house.send())[0] == 202
+    await house.want(secret_document(OTHER))
+    assert (await house.send())[0] == 404
+    assert (await house.send(secret=OTHER))[0] == 202
+
+
+async def test_a_disabled_tenant_answers_like_an_unknown_one(house: House) -> None:
+    await house.want(document("Tenant", "acme", display_name="Acme", enabled=False))
+    assert await house.send() == (404, {"error": "not found"})
+
+
+async def test_matching_subscriptions_start_their_connectors(house: House) -> None:
+    _, answer = await house.send()
+    runs = await house.rows(
+        "SELECT subscription, connector, state, trigger_kind, trigger_id, event_type"
+        " FROM executor.executions ORDER BY subscription"
+    )
+    event = UUID(answer["event"])
+    expected = ("triage", "pending", "event", event, "issues.opened")
+    assert runs == [("numbered", *expected), ("opened", *expected)]
+    assert await house.count("work") == 2
+
+    await house.send(b'{"action":"closed","issue":{"number":8}}')
+    await house.send(b"{}", event="push")
+    assert await house.count("events") == 3
+    assert await house.count("executions") == 2
+
+
+async def test_a_body_that_is_not_json_is_kept_and_its_header_says_the_type(house: House) -> None:
+    for body in (b"payload=%7B%7D", b"{", b"", b'{"a": NaN}', b"\xff\xfe", b"[" * 100_000):
+        assert (await house.send(body))[0] == 202
+    kept = await house.rows("SELECT type, body FROM executor.events")
+    assert {row[0] for row in kept} == {"issues"}
+    assert len(kept) == 6
+
+
+async def test_an_event_type_that_is_no_word_is_unknown(house: House) -> None:
+    assert (await house.send(b'{"action": "a\\u0000b"}'))[0] == 202
+    assert (await house.send(b'{"action": {"deep": 1}}'))[0] == 202
+    kept = await house.rows("SELECT type FROM executor.events ORDER BY id")
+    assert kept == [("unknown",), ("issues",)]
+
+
+async def test_what_is_packed_is_verified_and_kept_packed(house: House) -> None:
+    packed = gzip.compress(BODY)
+    headers = {**webhook_headers("issues", packed, SECRET, "d"), "Content-Encoding": "gzip"}
+    status, _, _ = await house.post("/v1/acme/hook", packed, headers)
+    assert status == 202
+    assert [bytes(row[0]) for row in await house.rows("SELECT body FROM executor.events")] == [
+        packed
+    ]
+
+
+async def test_only_headers_that_describe_the_delivery_are_kept(house: House) -> None:
+    headers = {
+        **webhook_headers("issues", BODY, SECRET, "d-1"),
+        "Authorization": "Bearer tnk_canary",
+        "Cookie": "session=canary",
+        "X-Api-Key": "canary",
+        "Content-Length": str(len(BODY)),
+        "User-Agent": "caf\udce9",
+    }
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    head = "\r\n".join(["POST /v1/acme/hook HTTP/1.1", "Host: here", *lines, "", ""])
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(house.url).port)
+    writer.write(head.encode(errors="surrogateescape") + BODY)
+    assert b" 202 " in await reader.readline()
+    writer.close()
+    await writer.wait_closed()
+    ((kept,),) = await house.rows("SELECT headers FROM executor.events")
+    assert kept == {
+        "content-type": "application/json",
+        "user-agent": "caf?",
+        "x-github-event": "issues",
+        "x-github-delivery": "d-1",
+    }
+
+
+async def test_a_body_over_the_limit_is_refused_announced_or_not(house: House) -> None:
+    largest = b'"' + b"a" * (ingress.LARGEST_BODY - 2) + b'"'
+    headers = webhook_headers("issues", largest, SECRET, "d-1")
+    assert (await house.post("/v1/acme/hook", BytesIO(largest), headers))[0] == 202
+    too_large = largest + b" "
+
+    async def unannounced() -> AsyncIterator[bytes]:
+        yield too_large[:700_000]
+        yield too_large[700_000:]
+
+    headers = webhook_headers("issues", too_large, SECRET, "d-2")
+    for body in (BytesIO(too_large), unannounced()):
+        status, _, _ = await house.post("/v1/acme/hook", body, headers)
+        assert status == 413
+    assert await house.count("events") == 1
+
+
+async def test_a_body_that_never_ends_is_given_up(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingress, "BODY_S", 0.1)
+    never = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"{"
+        await never.wait()
+
+    status, _, _ = await house.post("/v1/acme/hook", slow(), {})
+    assert status == 408
+
+
+async def test_with_the_registry_down_known_endpoints_go_on_and_others_are_asked_again(
+    house: House, registry_service: RunningRegistry
+) -> None:
+    assert (await house.send())[0] == 202
+    await house.want(
+        document("Credential", "fresh", type="webhook_secret",
+                 values={"secret": {"plain": b64encode(OTHER.reveal()).decode()}}),
+        document("WebhookEndpoint", "late", integration="github", secret="fresh"),
+    )  # fmt: skip
+    await registry_service.stop()
+    assert (await house.send())[0] == 202
+    late = webhook_headers("issues", BODY, OTHER, "d")
+    status, body, headers = await house.post("/v1/acme/late", BODY, late)
+    assert (status, headers["retry-after"]) == (503, "5")
+    assert json.loads(body) == {"error": "try again soon"}
+    await registry_service.start()
+
+    async def accepted() -> bool:
+        return (await house.post("/v1/acme/late", BODY, late))[0] == 202
+
+    async with asyncio.timeout(20):
+        while not await accepted():
+            await asyncio.sleep(0.1)
+    assert await house.count("events") == 3
+
+
+@pytest.mark.parametrize(
+    ("place", "kept"), [("BEFORE_COMMIT", 0), ("AFTER_COMMIT", 1)], ids=["before", "after"]
+)
+async def test_an_interruption_at_the_commit_is_all_or_nothing_and_a_redelivery_mends_it(
+    house: House, monkeypatch: pytest.MonkeyPatch, place: str, kept: int
+) -> None:
+    dying = Failpoint(f"ingress.{place.lower()}", Arming("error", 1, ""))
+    monkeypatch.setattr(inbound_module, place, dying)
+    assert await house.send(delivery_id="d-1") == (500, {"error": "internal error"})
+    assert await house.count("events") == kept
+    assert await house.count("executions") == 2 * kept
+    assert (await house.send(delivery_id="d-1"))[0] == 202
+    assert await house.count("events") == 1
+    assert await house.count("executions") == 2
+
+
+async def test_a_fault_of_ours_shows_no_trace_and_no_secret(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("canary /srv/services")
+
+    monkeypatch.setattr(house.registry, "lease_key", broken)
+    assert await house.send() == (500, {"error": "internal error"})
+
+
+async def test_other_paths_and_methods_say_little(house: House) -> None:
+    async with house.session.get(f"{house.url}/healthz") as answer:
+        assert (answer.status, await answer.json()) == (200, {"status": "serving"})
+    async with house.session.get(f"{house.url}/v1/acme/hook") as answer:
+        there = answer.status, await answer.read()
+    async with house.session.get(f"{house.url}/v1/nobody/hook") as answer:
+        assert (answer.status, await answer.read()) == there
+    async with house.session.post(f"{house.url}/v2") as answer:
+        assert (answer.status, await answer.json()) == (404, {"error": "not found"})
+
+
+async def test_events_are_seen_inside_their_tenant_alone(
+    house: House, executor_conninfos: tuple[Secret, Secret]
+) -> None:
+    await house.send()
+    tenant, system = executor_conninfos
+    for tenant_id, expected in ((house.tenant_id, 1), (UUID(int=5), 0)):
+        async with house.database.tenant(tenant_id) as tx:
+            for table in ("events", "event_receipts"):
+                rows = await tx.all(Statement(text(f"SELECT 1 FROM executor.{table}")))
+                assert len(rows) == expected
+    async with await psycopg.AsyncConnection.connect(tenant.reveal_text()) as raw:
+        assert await (await raw.execute("SELECT 1 FROM executor.events")).fetchall() == []
+    async with await psycopg.AsyncConnection.connect(system.reveal_text()) as raw:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await raw.execute("SELECT 1 FROM executor.events")

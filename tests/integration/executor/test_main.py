@@ -1,0 +1,108 @@
+"""The executor as a process: says when it is ready, drains when told, and refuses in words."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import aiohttp
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tenon.executor.v1 import execution_service_pb2 as pb
+from tenon.executor.v1 import execution_service_pb2_grpc as stubs
+
+from services.chassis.channel import open_channel
+from services.chassis.secret import Secret
+from tests.integration.executor.running_registry import RunningRegistry, document
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def environment(
+    executor_conninfos: tuple[Secret, Secret], registry_service: RunningRegistry, tmp_path: Path
+) -> dict[str, str]:
+    tenant, system = executor_conninfos
+    secrets = {
+        "DATABASE_URL": tenant,
+        "SYSTEM_DATABASE_URL": system,
+        "SERVICE_KEY": registry_service.service_key,
+    }
+    told = {
+        "REGISTRY": registry_service.target,
+        "LISTEN": "127.0.0.1:0",
+        "INGRESS_PORT": "0",
+    }
+    for name, secret in secrets.items():
+        (tmp_path / name).write_bytes(secret.reveal() + b"\n")
+        told[f"{name}_FILE"] = str(tmp_path / name)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("TENON_")}
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "protos")])
+    return plain | {f"TENON_EXECUTOR_{k}": v for k, v in told.items()} | {"PYTHONPATH": paths}
+
+
+async def executor(environment: dict[str, str]) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.executor.main",
+        cwd=ROOT, env=environment,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+
+async def test_it_serves_projects_authenticates_and_stops_when_told(
+    environment: dict[str, str], registry_service: RunningRegistry
+) -> None:
+    await registry_service.apply("acme", document("Tenant", "acme", display_name="Acme"))
+    process = await executor(environment)
+    assert process.stdout is not None and process.stderr is not None
+    ready = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+    assert ready["ready"] is True
+    healthz = f"http://127.0.0.1:{ready['ingress']}/healthz"
+    async with aiohttp.ClientSession() as session, session.get(healthz) as answer:
+        assert answer.status == 200
+    target = f"127.0.0.1:{ready['grpc']}"
+    async with open_channel(target, key=registry_service.owner_key) as channel:
+        checks: health_pb2_grpc.HealthAsyncStub = health_pb2_grpc.HealthStub(channel)
+        checked = await checks.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        assert checked.status == health_pb2.HealthCheckResponse.SERVING
+        stub: stubs.ExecutionServiceAsyncStub = stubs.ExecutionServiceStub(channel)
+        async with asyncio.timeout(20):
+            while (await registry_service.tenant("acme")).projected_revision < 1:
+                await asyncio.sleep(0.05)
+        page = await stub.ListExecutions(pb.ListExecutionsRequest(parent="tenants/acme"), timeout=5)
+        assert list(page.executions) == []
+    async with open_channel(target, key=Secret("tnk_test_nobody")) as channel:
+        stub = stubs.ExecutionServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.ListExecutions(pb.ListExecutionsRequest(parent="tenants/acme"), timeout=5)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    process.send_signal(signal.SIGTERM)
+    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0
+    assert b"Traceback" not in errors
+    for secret in (registry_service.owner_key, registry_service.service_key):
+        assert secret.reveal() not in errors
+
+
+async def test_without_settings_it_says_all_that_is_missing_and_ends() -> None:
+    process = await executor({"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}"})
+    output, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, output) == (1, b"")
+    for name in (b"DATABASE_URL", b"SYSTEM_DATABASE_URL", b"SERVICE_KEY"):
+        assert b"TENON_EXECUTOR_" + name in errors
+    assert b"Traceback" not in errors
+
+
+async def test_without_its_database_it_ends_in_words_that_hold_no_password(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    nowhere = "host=/nowhere user=x password=canary-word dbname=x"
+    (tmp_path / "SYSTEM_DATABASE_URL").write_text(nowhere)
+    process = await executor(environment)
+    output, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, output) == (1, b"")
+    assert b"executor: " in errors
+    assert b"canary-word" not in errors and b"Traceback" not in errors

@@ -1,0 +1,76 @@
+"""A real registry on real PostgreSQL, and callers with keys of every role."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import grpc
+import psycopg
+import pytest
+
+from services.chassis import envelope
+from services.chassis.channel import open_channel
+from services.chassis.database import Database
+from services.chassis.interceptors import Gates
+from services.chassis.secret import Secret
+from services.chassis.server import Listen, serving
+from services.registry import main
+from services.registry.access import AccessControl
+from services.registry.feed import Feed
+from services.registry.store.tenants import Tenants
+from services.registry.vault import Vault
+from tests.integration.registry.callers import Caller, Registry
+
+Calls = Callable[..., Awaitable[Caller]]
+
+
+@pytest.fixture
+async def registry(
+    registry_conninfos: tuple[Secret, Secret], superuser: Secret
+) -> AsyncIterator[Registry]:
+    """The service, wired as its main wires it, on a free port."""
+    async with Database(*registry_conninfos, constraints=main.CONSTRAINTS) as database:
+        vault = Vault(envelope.new_key(), envelope.new_key())
+        await vault.prove(database)
+        access = AccessControl(database, envelope.new_key())
+        tenants, feed = Tenants(database), Feed(database)
+        services = main.services_of(database, vault, access, tenants, feed)
+        gates = Gates(access, tenants).in_order()
+        async with serving(services, gates, Listen("127.0.0.1:0"), grace_s=0.1) as port:
+            yield Registry(f"127.0.0.1:{port}", database, access, tenants, feed, superuser)
+
+
+@pytest.fixture
+async def calling(registry: Registry) -> AsyncIterator[Calls]:
+    """Opens channels with fresh keys: `await calling("ADMIN", "acme")`."""
+    async with AsyncExitStack() as channels:
+
+        async def call(role: str, tenant: str = "", **key: object) -> Caller:
+            channel = open_channel(
+                registry.target,
+                key=await registry.key(role, tenant, **key),  # type: ignore[arg-type]
+            )
+            return Caller(await channels.enter_async_context(channel))
+
+        yield call
+
+
+@pytest.fixture
+async def owner(calling: Calls) -> Caller:
+    """Whoever may do everything, everywhere."""
+    return await calling("SUPER_ADMIN")
+
+
+@pytest.fixture
+async def anybody(registry: Registry) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel that sends no key."""
+    async with open_channel(registry.target) as channel:
+        yield channel
+
+
+@pytest.fixture
+async def rows(superuser: Secret) -> AsyncIterator[psycopg.AsyncConnection[tuple[object, ...]]]:
+    """Sees every row of every table."""
+    async with await psycopg.AsyncConnection.connect(
+        superuser.reveal_text(), autocommit=True
+    ) as connection:
+        yield connection

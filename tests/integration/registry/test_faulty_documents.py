@@ -1,0 +1,195 @@
+"""What is wrong with documents: every fault at once, each with its place, in plan and apply alike."""
+
+from tenon.registry.v1 import wanted_pb2
+
+from services.chassis import errors
+from tests.integration.registry import documents
+from tests.integration.registry.callers import Caller, refused
+from tests.integration.registry.documents import acme
+
+Faults = set[str]
+
+
+async def faults_of(
+    owner: Caller, resources: list[wanted_pb2.Resource], *, base: bool = True
+) -> dict[str, str]:
+    """Place → sentence; the same from a plan and from an apply, which changes nothing."""
+    if base:
+        await owner.apply("acme", acme())
+    before = await owner.snapshot("acme") if base else {}
+    told = []
+    for ask in (owner.plan, owner.apply):
+        with refused(errors.InvalidArgument, "INVALID_CONFIG") as held:
+            await ask("acme", resources)
+        told.append({v.field: v.description for v in held[0].violations})
+    assert told[0] == told[1]
+    if base:
+        assert await owner.snapshot("acme") == before
+    return told[0]
+
+
+async def test_every_fault_of_every_document_is_told_at_once(owner: Caller) -> None:
+    told = await faults_of(
+        owner,
+        [
+            documents.integration("a", credential="tokn"),
+            documents.integration("b", provider="githup"),
+            documents.integration("c", config={"ownr": "x", "repo": "a b"}),
+            documents.integration("d", base_url="ftp://x"),
+            documents.integration("e", credential="hook"),
+            documents.connector("f", condition="event.payload.x =="),
+            documents.connector("g", path="/${steps.later.output}"),
+            documents.connector("h", operation="get_authenticated_usr", method="", path=""),
+            documents.connector("i", extract={"x": "$["}, timeout="301s"),
+            documents.connector("j", retry={"max_attempts": 11, "base": "10s", "cap": "1s"}),
+            documents.credential("k", "basic", token=b"very-secret-canary"),
+            documents.endpoint("l", secret="token"),
+            documents.subscription("m", filter="nope.x", endpoint="event"),
+        ],
+    )
+    assert set(told) == {
+        "Integration/a#spec.credential",
+        "Integration/b#spec.provider",
+        "Integration/c#spec.config.ownr",
+        "Integration/c#spec.config.repo",
+        "Integration/d#spec.base_url",
+        "Integration/e#spec.credential",
+        "Connector/f#spec.steps[0].condition",
+        "Connector/g#spec.steps[0].path",
+        "Connector/h#spec.steps[0].operation",
+        "Connector/i#spec.steps[0].extract.x",
+        "Connector/i#spec.steps[0].timeout",
+        "Connector/j#spec.steps[0].retry.max_attempts",
+        "Connector/j#spec.steps[0].retry",
+        "Credential/k#spec.values",
+        "Credential/k#spec.values.token",
+        "WebhookEndpoint/l#spec.secret",
+        "Subscription/m#spec.filter",
+        "Subscription/m#spec.endpoint",
+    }
+    # What stands in the registry already may be meant, too.
+    assert "did you mean token?" in told["Integration/a#spec.credential"]
+    assert "did you mean github?" in told["Integration/b#spec.provider"]
+    assert "did you mean events?" in told["Subscription/m#spec.endpoint"]
+    assert "canary" not in str(told)
+
+
+async def test_constraints_of_the_contract_are_kept_by_the_registry(owner: Caller) -> None:
+    nameless = documents.resource("connector", "Not-A-Slug", steps=[])
+    foreign = documents.subscription("foreign")
+    foreign.metadata.tenant = "globex"
+    told = await faults_of(
+        owner,
+        [
+            documents.integration("a", environment="prod", display_name="x" * 256),
+            documents.resource("integration", "b"),
+            documents.resource("credential", "c", type="bearer"),
+            documents.connector("d", name="Not A Name", method="FETCH"),
+            nameless,
+            foreign,
+            documents.subscription("twice"),
+            documents.subscription("twice"),
+            documents.tenant("globex"),
+        ],
+    )
+    assert set(told) == {
+        "Integration/a#spec.environment",
+        "Integration/a#spec.display_name",
+        "Integration/b#spec.provider",
+        "Credential/c#spec.values",
+        "Connector/d#spec.steps[0].name",
+        "Connector/d#spec.steps[0].method",
+        "Connector/Not-A-Slug#metadata.name",
+        "Connector/Not-A-Slug#spec.steps",
+        "Subscription/foreign#metadata.tenant",
+        "Subscription/twice#metadata.name",
+        "Tenant/globex#metadata.name",
+    }
+
+
+async def test_a_new_tenant_is_checked_like_an_old_one(owner: Caller) -> None:
+    told = await faults_of(owner, [*acme()[:1], *acme()[2:]], base=False)
+    assert set(told) == {"Integration/github#spec.credential"}
+    looks_like_an_id = "a1a2a3a4-b1b2-c1c2-d1d2-e1e2e3e4e5e6"
+    with refused(errors.NotFound):
+        # A tenant is never called by the text of an id, so no slug can be taken for one.
+        await owner.apply("acme", [documents.tenant(looks_like_an_id)])
+    with refused(errors.InvalidArgument):
+        await owner.apply(looks_like_an_id, [documents.tenant(looks_like_an_id)])
+
+
+async def test_a_change_may_not_break_what_refers_to_it(owner: Caller) -> None:
+    told = await faults_of(
+        owner,
+        [
+            documents.integration(provider="http", config={}, base_url="http://127.0.0.1:9"),
+            documents.credential("hook", token=b"bearer-now"),
+        ],
+    )
+    # `events` took its secret from `hook`; nothing of `events` is in the change itself.
+    assert set(told) == {"WebhookEndpoint/events#spec.secret"}
+    connector = documents.connector(operation="get_authenticated_user", method="", path="")
+    await owner.apply("acme", [connector])
+    with refused(errors.InvalidArgument) as held:
+        integration = documents.integration(provider="http", base_url="http://127.0.0.1:9")
+        await owner.apply("acme", [integration])
+    assert {v.field for v in held[0].violations} == {"Connector/triage#spec.steps[0].operation"}
+
+
+async def test_there_is_one_primary_and_two_may_change_places(owner: Caller) -> None:
+    first = documents.integration("first", is_primary=True)
+    second = documents.integration("second", is_primary=True)
+    told = await faults_of(owner, [first, second])
+    assert set(told) == {
+        "Integration/first#spec.is_primary",
+        "Integration/second#spec.is_primary",
+    }
+    await owner.apply("acme", [first])
+    with refused(errors.InvalidArgument) as held:
+        await owner.apply("acme", [second])
+    assert "Integration/second#spec.is_primary" in {v.field for v in held[0].violations}
+    for now, then in (("second", "first"), ("first", "second")):
+        change = [
+            documents.integration(now, is_primary=True),
+            documents.integration(then, is_primary=False),
+        ]
+        await owner.apply("acme", change)
+    elsewhere = documents.integration("third", is_primary=True, environment="sandbox")
+    await owner.apply("acme", [elsewhere])
+
+
+async def test_more_faults_than_an_answer_holds_are_counted(owner: Caller) -> None:
+    many = [documents.subscription(f"s{n}", endpoint="nowhere") for n in range(1000)]
+    await owner.apply("acme", acme())
+    with refused(errors.InvalidArgument, "INVALID_CONFIG") as held:
+        await owner.apply("acme", many)
+    assert held[0].message.startswith("1000 faults")
+    told = held[0].violations
+    assert len(told) > 30
+    assert told[-1].description == f"and {1000 - (len(told) - 1)} more; correct these first"
+
+
+async def test_what_no_database_can_keep_is_the_callers_fault(owner: Caller) -> None:
+    labelled = documents.subscription("c")
+    labelled.metadata.labels["a"] = "\0"
+    told = await faults_of(
+        owner,
+        [
+            documents.integration("a", display_name="nul \0 here"),
+            documents.connector("b", body={"deep": [{"k\0": 1}]}),
+            labelled,
+        ],
+    )
+    assert set(told) == {
+        "Integration/a#spec.display_name",
+        "Connector/b#spec.steps",
+        "Subscription/c#metadata.labels",
+    }
+    endless = documents.connector("d", body={"x": 1})
+    endless.connector.steps[0].body.struct_value.fields["x"].number_value = float("inf")
+    for ask in (owner.plan, owner.apply):
+        with refused(errors.InvalidArgument) as held:
+            await ask("acme", [endless])
+        assert held[0].violations[0].field == "Connector/d#spec"
+    with refused(errors.InvalidArgument):
+        await owner.apply("acme", [documents.connector("e")], commit="\0")

@@ -1,0 +1,187 @@
+"""Webhook signatures, against the standard's vector, an independent reference and malice."""
+
+import base64
+import hashlib
+import hmac
+import time
+from collections.abc import Mapping
+from random import Random
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook
+
+from services.chassis.secret import Secret
+from services.providers.manifest import SignatureScheme
+from services.providers.signatures import SCHEMES, SignatureRefused, sign, verify
+
+NOW = 1_700_000_000.0
+GITHUB_SECRET = Secret("It's a Secret to Everybody")
+STANDARD_SECRET = Secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+SECRETS: Mapping[SignatureScheme, Secret] = {
+    "github_sha256": GITHUB_SECRET,
+    "standard_webhooks": STANDARD_SECRET,
+}
+both_schemes = pytest.mark.parametrize("scheme", SCHEMES)
+
+
+def test_every_scheme_a_manifest_may_name_is_there() -> None:
+    assert set(SCHEMES) == set(get_args(SignatureScheme))
+
+
+def test_the_vector_in_githubs_documents() -> None:
+    digest = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
+    headers = {"x-hub-signature-256": f"sha256={digest}"}
+    verify("github_sha256", [GITHUB_SECRET], headers, b"Hello, World!", NOW)
+
+
+def test_the_vector_of_standard_webhooks() -> None:
+    headers = {
+        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": "1614265330",
+        "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    }
+    body = b'{"test": 2432232314}'
+    verify("standard_webhooks", [STANDARD_SECRET], headers, body, 1614265330)
+    assert headers == sign(
+        "standard_webhooks", STANDARD_SECRET, body, 1614265330, headers["webhook-id"]
+    )
+
+
+def test_a_thousand_random_bodies_against_hmac_itself() -> None:
+    random = Random(7)
+    key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    for _ in range(1000):
+        body = random.randbytes(random.randrange(0, 400))
+        digest = hmac.digest(GITHUB_SECRET.reveal(), body, "sha256").hex()
+        headers = {"x-hub-signature-256": f"sha256={digest}"}
+        verify("github_sha256", [GITHUB_SECRET], headers, body, NOW)
+        assert sign("github_sha256", GITHUB_SECRET, body, NOW, "any") == headers
+
+        mac = base64.b64encode(hmac.digest(key, b"msg_1.1700000000." + body, hashlib.sha256))
+        standard = {
+            "webhook-id": "msg_1",
+            "webhook-timestamp": "1700000000",
+            "webhook-signature": f"v1,{mac.decode()}",
+        }
+        verify("standard_webhooks", [STANDARD_SECRET], standard, body, NOW)
+        assert sign("standard_webhooks", STANDARD_SECRET, body, NOW, "msg_1") == standard
+
+
+def test_the_standards_own_library_accepts_what_we_sign() -> None:
+    headers = sign("standard_webhooks", STANDARD_SECRET, b'{"type":"a.b"}', time.time(), "msg_2")
+    assert Webhook(STANDARD_SECRET.reveal_text()).verify('{"type":"a.b"}', headers)
+
+
+@both_schemes
+@given(body=st.binary(min_size=1, max_size=200), data=st.data())
+def test_one_changed_bit_is_refused(
+    scheme: SignatureScheme, body: bytes, data: st.DataObject
+) -> None:
+    headers = sign(scheme, SECRETS[scheme], body, NOW, "msg_1")
+    verify(scheme, [SECRETS[scheme]], headers, body, NOW)
+    at, bit = data.draw(st.integers(0, len(body) - 1)), data.draw(st.integers(0, 7))
+    changed = body[:at] + bytes([body[at] ^ 1 << bit]) + body[at + 1 :]
+    with pytest.raises(SignatureRefused):
+        verify(scheme, [SECRETS[scheme]], headers, changed, NOW)
+
+
+@both_schemes
+@given(
+    values=st.lists(
+        st.one_of(
+            st.none(),
+            st.text(),
+            st.text(alphabet="v1a,=sha256é٣ \n", max_size=90),
+            st.from_regex(r"\Asha256=[0-9a-fA-F]{60,70}\Z"),
+            st.from_regex(r"\Av1a?,[A-Za-z0-9+/]{0,44}={0,3}\Z"),
+            st.from_regex(r"\A-?[0-9]{1,400}(\.[0-9])?\Z"),
+        ),
+        min_size=4,
+        max_size=4,
+    )
+)
+def test_malformed_headers_are_refused_and_nothing_else(
+    scheme: SignatureScheme, values: list[str | None]
+) -> None:
+    names = ("x-hub-signature-256", "webhook-id", "webhook-timestamp", "webhook-signature")
+    headers = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    with pytest.raises(SignatureRefused):
+        verify(scheme, [SECRETS[scheme]], headers, b"body", NOW)
+
+
+@both_schemes
+@pytest.mark.parametrize("secrets", [[], [Secret("")], [Secret("\xff not base64")]])
+def test_without_a_usable_secret_nothing_is_accepted(
+    scheme: SignatureScheme, secrets: list[Secret]
+) -> None:
+    with pytest.raises(SignatureRefused):
+        verify(scheme, secrets, sign(scheme, SECRETS[scheme], b"x", NOW, "m"), b"x", NOW)
+
+
+@both_schemes
+@pytest.mark.parametrize("empty", ["", "whsec_"])
+def test_an_empty_secret_refuses_a_signature_made_with_it(
+    scheme: SignatureScheme, empty: str
+) -> None:
+    standard = hmac.digest(b"", b"m.1700000000.x", "sha256")
+    headers = {
+        "x-hub-signature-256": f"sha256={hmac.digest(b'', b'x', 'sha256').hex()}",
+        "webhook-id": "m",
+        "webhook-timestamp": "1700000000",
+        "webhook-signature": f"v1,{base64.b64encode(standard).decode()}",
+    }
+    with pytest.raises(SignatureRefused):
+        verify(scheme, [Secret(empty)], headers, b"x", NOW)
+
+
+@both_schemes
+def test_both_secrets_count_while_they_overlap_and_a_stale_one_does_not(
+    scheme: SignatureScheme,
+) -> None:
+    old = SECRETS[scheme]
+    new = Secret("whsec_" + base64.b64encode(b"n" * 32).decode())
+    for signer in (old, new):
+        verify(scheme, [new, old], sign(scheme, signer, b"x", NOW, "m"), b"x", NOW)
+    with pytest.raises(SignatureRefused):
+        verify(scheme, [new], sign(scheme, old, b"x", NOW, "m"), b"x", NOW)
+
+
+@pytest.mark.parametrize(
+    ("skew_s", "accepted"), [(0, True), (300, True), (-300, True), (301, False), (-301, False)]
+)
+def test_the_tolerance_goes_both_ways(skew_s: int, *, accepted: bool) -> None:
+    headers = sign("standard_webhooks", STANDARD_SECRET, b"x", NOW, "m")
+    if accepted:
+        verify("standard_webhooks", [STANDARD_SECRET], headers, b"x", NOW + skew_s)
+    else:
+        with pytest.raises(SignatureRefused):
+            verify("standard_webhooks", [STANDARD_SECRET], headers, b"x", NOW + skew_s)
+
+
+def test_one_good_signature_among_others_is_enough() -> None:
+    headers = sign("standard_webhooks", STANDARD_SECRET, b"x", NOW, "m")
+    headers["webhook-signature"] = f"v1a,abc= v1,%% v1, {headers['webhook-signature']} v2,x"
+    verify("standard_webhooks", [STANDARD_SECRET], headers, b"x", NOW)
+
+
+def test_bytes_cannot_move_between_the_id_and_the_body() -> None:
+    """`m` . `1700000000` . `1700000000.x` signs the same bytes as `m.1700000000` . … . `x`."""
+    headers = sign("standard_webhooks", STANDARD_SECRET, b"1700000000.x", NOW, "m")
+    headers["webhook-id"] = "m.1700000000"
+    with pytest.raises(SignatureRefused):
+        verify("standard_webhooks", [STANDARD_SECRET], headers, b"x", NOW)
+
+
+def test_a_refusal_says_the_same_to_every_sender() -> None:
+    def refusal(headers: dict[str, str], secrets: list[Secret]) -> SignatureRefused:
+        with pytest.raises(SignatureRefused) as refused:
+            verify("github_sha256", secrets, headers, b"x", NOW)
+        return refused.value
+
+    wrong = {"x-hub-signature-256": f"sha256={'0' * 64}"}
+    refusals = [refusal({}, [GITHUB_SECRET]), refusal(wrong, [GITHUB_SECRET]), refusal(wrong, [])]
+    assert len({str(each) for each in refusals}) == 1
+    assert len({each.detail for each in refusals}) == 3
