@@ -1,15 +1,18 @@
-"""What a connector adds to the bare HTTP call: `make bench-connectors`.
+"""What a connector adds to the bare HTTP call, and how many run: `make bench-connectors`.
 
 A one-step connector is run with waiting at 20 a second, in turns with the same GET sent bare to the
-same sandbox; the overhead is the difference of the medians.
+same sandbox; the overhead is the difference of the medians. Then as many are run as an executor on
+one core ends, each with its step's row, inside row-level security.
 """
 
 import asyncio
 import json
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +29,10 @@ RATE: Final = 20.0
 WARM_UP: Final = 40
 PAIRS: Final = 200
 LIMIT_MS: Final = 10.0
+CALLERS: Final = 16
+MEASURED_S: Final = 8.0
+LIMIT: Final = 200.0
+EXECUTOR: Final = b"services.executor.main"
 
 WANTED: Final = """\
 apiVersion: tenon/v1
@@ -48,7 +55,7 @@ spec:
 
 
 def main() -> None:
-    """Measure, and print one line of JSON."""
+    """Measure, and print a line of JSON for each figure."""
     with tempfile.TemporaryDirectory(prefix="tenon-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -57,45 +64,81 @@ def main() -> None:
             wanted.write_text(WANTED.format(url=stage.where["sandbox"]))
             stage.run("apply", "--wait", str(wanted), shown=False)
             bare, ours = asyncio.run(_measure(stage))
-    bare_p50 = statistics.median(bare)
-    overhead = statistics.median(ours) - bare_p50
-    print(
-        json.dumps(
-            {
-                "bench": "connectors",
-                "figure": "overhead_p50",
-                "value": round(overhead, 2),
-                "unit": "ms",
-                "baseline": f"bare GET, p50 {bare_p50:.2f} ms; limit {LIMIT_MS:.0f} ms",
-                "ratio": round(overhead / LIMIT_MS, 3),
-            }
-        )
-    )
+            bare_p50 = statistics.median(bare)
+            overhead = statistics.median(ours) - bare_p50
+            told = f"bare GET, p50 {bare_p50:.2f} ms; limit {LIMIT_MS:.0f} ms"
+            _print("overhead_p50", round(overhead, 2), "ms", told, overhead / LIMIT_MS)
+            _pin(_executor_of(stage.where["pid"]))
+            rate = asyncio.run(_ended(stage))
+            told = f"limit {LIMIT:.0f}/s; executor on one core, {CALLERS} callers that wait"
+            _print("executions", round(rate), "1/s", told, rate / LIMIT)
 
 
-async def _measure(stage: Stage) -> tuple[list[float], list[float]]:
+def _print(figure: str, value: float, unit: str, baseline: str, ratio: float) -> None:
+    line = {"bench": "connectors", "figure": figure, "value": value, "unit": unit}
+    print(json.dumps({**line, "baseline": baseline, "ratio": round(ratio, 3)}))
+
+
+def _executor_of(supervisor: int) -> int:
+    """The executor's process, of those that the supervisor has started."""
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    return next(pid for pid in map(int, children) if EXECUTOR in _command(pid))
+
+
+def _command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def _pin(pid: int) -> None:
+    """Let a process, with all its threads, run on one core only."""
+    core = {min(os.sched_getaffinity(0))}
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), core)
+
+
+@asynccontextmanager
+async def _runs(stage: Stage) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Runs the connector once, to its good end."""
     key = Secret(stage.owner_key.read_text())
-    channel = open_channel(stage.where["executor"], key=key)
-    stub = execution_service_pb2_grpc.ExecutionServiceStub(channel)
     request = pb2.RunConnectorRequest(
         name="tenants/bench/connectors/one", wait=Duration(seconds=10)
     )
+    async with open_channel(stage.where["executor"], key=key) as channel:
+        stub = execution_service_pb2_grpc.ExecutionServiceStub(channel)
 
-    async def ours() -> None:
-        answer = await stub.RunConnector(request, timeout=15)
-        if answer.state != pb2.Execution.STATE_SUCCESS:
-            raise RuntimeError(f"the execution ended {pb2.Execution.State.Name(answer.state)}")
+        async def run() -> None:
+            answer = await stub.RunConnector(request, timeout=15)
+            if answer.state != pb2.Execution.STATE_SUCCESS:
+                raise RuntimeError(f"the execution ended {pb2.Execution.State.Name(answer.state)}")
 
-    async with aiohttp.ClientSession() as session:
+        yield run
+
+
+async def _measure(stage: Stage) -> tuple[list[float], list[float]]:
+    async with _runs(stage) as ours, aiohttp.ClientSession() as session:
 
         async def bare() -> None:
             async with session.get(f"{stage.where['sandbox']}/echo") as answer:
                 await answer.read()
 
         await _at_rate(bare, ours, WARM_UP)
-        times = await _at_rate(bare, ours, PAIRS)
-    await channel.close()
-    return times
+        return await _at_rate(bare, ours, PAIRS)
+
+
+async def _ended(stage: Stage) -> float:
+    """Executions a second, by callers that each start the next when the last has ended."""
+    async with _runs(stage) as run:
+        begun, count = time.perf_counter(), 0
+        until = begun + MEASURED_S
+
+        async def call() -> None:
+            nonlocal count
+            while time.perf_counter() < until:
+                await run()
+                count += 1
+
+        await asyncio.gather(*(call() for _ in range(CALLERS)))
+        return count / (time.perf_counter() - begun)
 
 
 async def _at_rate(

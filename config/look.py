@@ -1,4 +1,4 @@
-"""The commands that look at what happened: executions with their steps, and the audit log."""
+"""The commands that look at what happened: executions with their steps, lanes, the audit log."""
 
 import argparse
 import json
@@ -13,7 +13,12 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.table import Table
-from tenon.executor.v1 import execution_service_pb2, execution_service_pb2_grpc
+from tenon.executor.v1 import (
+    execution_service_pb2,
+    execution_service_pb2_grpc,
+    lane_service_pb2,
+    lane_service_pb2_grpc,
+)
 from tenon.options.v1 import rule_pb2
 from tenon.registry.v1 import audit_service_pb2, audit_service_pb2_grpc
 
@@ -26,12 +31,14 @@ EXECUTOR: Final = "127.0.0.1:50052"
 CALL_S: Final = 20.0
 
 Execution = execution_service_pb2.Execution
+Lane = lane_service_pb2.Lane
 
 
 def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add the commands to a parser."""
     for name, run, default, words in (
         ("executions", executions, EXECUTOR, "a tenant's executions, or one with its steps"),
+        ("lanes", lanes, EXECUTOR, "a tenant's lanes, and why one does not move"),
         ("audit", audit, None, "a tenant's audit events, the newest first"),
     ):
         command = subparsers.add_parser(name, help=words, description=words)
@@ -39,15 +46,23 @@ def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         command.add_argument("--output", choices=("table", "json"), default="table")
         command.add_argument("--limit", type=int, default=20, help="at most (%(default)s)")
         add_registry_options(command)
-        command.set_defaults(run=_guarded(run))
+        command.set_defaults(run=guarded(run))
         if default is not None:
             executor = os.environ.get("TENON_EXECUTOR", default)
-            command.add_argument("execution", nargs="?", help="its id, or `last`")
             command.add_argument("--executor", default=executor, help="host:port (%(default)s)")
+        if run is executions:
+            command.add_argument("execution", nargs="?", help="its id, or `last`")
+            doing = command.add_mutually_exclusive_group()
+            doing.add_argument("--follow", action="store_true", help="see it change to its end")
+            doing.add_argument("--cancel", action="store_true", help="end it before its time")
+        if run is lanes:
+            stuck = "only those that have work and may begin none of it now"
+            command.add_argument("--not-moving", action="store_true", help=stuck)
+            command.add_argument("--kind", default="", help="only of this kind of work")
 
 
 def executions(args: argparse.Namespace) -> int:
-    """Show a page of executions, or one with its steps."""
+    """Show a page of executions, or one with its steps; follow that, or cancel it."""
     with open_service(args, args.executor) as channel:
         stub = execution_service_pb2_grpc.ExecutionServiceStub(channel)
         parent = f"tenants/{args.tenant}"
@@ -55,12 +70,67 @@ def executions(args: argparse.Namespace) -> int:
         if args.execution not in (None, "last"):
             name = f"{parent}/executions/{args.execution}"
         else:
+            if args.execution is None and (args.follow or args.cancel):
+                raise UsageError("say which execution: its id, or `last`")
             found = stub.ListExecutions(asked, timeout=CALL_S).executions
             if args.execution is None or not found:
-                return _shown(args, found, _executions_table)
+                return shown(args, found, _executions_table)
             name = found[0].name
-        request = execution_service_pb2.GetExecutionRequest(name=name)
-        return _shown(args, [stub.GetExecution(request, timeout=CALL_S)], _steps_table)
+        return shown(args, [_looked_at(args, stub, name)], steps_table)
+
+
+def _looked_at(
+    args: argparse.Namespace, stub: execution_service_pb2_grpc.ExecutionServiceStub, name: str
+) -> Execution:
+    if args.follow:
+        return follow(args, stub, name)
+    if args.cancel:
+        cancel = execution_service_pb2.CancelExecutionRequest(name=name)
+        return stub.CancelExecution(cancel, timeout=CALL_S)
+    return stub.GetExecution(execution_service_pb2.GetExecutionRequest(name=name), timeout=CALL_S)
+
+
+def follow(
+    args: argparse.Namespace, stub: execution_service_pb2_grpc.ExecutionServiceStub, name: str
+) -> Execution:
+    """An execution once it has ended; for people, a line for each change until then."""
+    said: set[str] = set()
+    while True:
+        found = Execution()
+        request = execution_service_pb2.WatchExecutionRequest(name=name)
+        for found in stub.WatchExecution(request):
+            lines = [line for line in _standing(found) if line not in said]
+            said.update(lines)
+            if args.output != "json":
+                sys.stdout.writelines(f"{line}\n" for line in lines)
+                sys.stdout.flush()
+        if found.HasField("end_time"):
+            return found
+
+
+def _standing(one: Execution) -> list[str]:
+    """How the run and each of its steps stand, a line each."""
+    states = execution_service_pb2.StepResult.State
+    steps = [
+        f"{printable(step.step)}: {_word(states.Name(step.state))}"
+        + (f", try {step.attempts}" if step.attempts > 1 else "")
+        + (f", {printable(step.failure.reason)}" if step.failure.reason else "")
+        for step in one.steps
+    ]
+    return [f"{printable(one.connector)}: {_state(one)}", *steps]
+
+
+def lanes(args: argparse.Namespace) -> int:
+    """Show a page of lanes."""
+    with open_service(args, args.executor) as channel:
+        stub = lane_service_pb2_grpc.LaneServiceStub(channel)
+        asked = lane_service_pb2.ListLanesRequest(
+            parent=f"tenants/{args.tenant}",
+            page_size=args.limit,
+            kind=args.kind,
+            not_moving=args.not_moving,
+        )
+        return shown(args, stub.ListLanes(asked, timeout=CALL_S).lanes, _lanes_table)
 
 
 def audit(args: argparse.Namespace) -> int:
@@ -70,13 +140,13 @@ def audit(args: argparse.Namespace) -> int:
         asked = audit_service_pb2.ListAuditEventsRequest(
             parent=f"tenants/{args.tenant}", page_size=args.limit
         )
-        return _shown(args, stub.ListAuditEvents(asked, timeout=CALL_S).audit_events, _audit_table)
+        return shown(args, stub.ListAuditEvents(asked, timeout=CALL_S).audit_events, _audit_table)
 
 
-def _guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+def guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
     """The command with every fault as one line of words."""
 
-    def guarded(args: argparse.Namespace) -> int:
+    def told(args: argparse.Namespace) -> int:
         try:
             return run(args)
         except UsageError as error:
@@ -86,15 +156,14 @@ def _guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Nam
         sys.stderr.write(f"tenon: {printable(words)}\n")
         return 1
 
-    return guarded
+    return told
 
 
-def _shown(
-    args: argparse.Namespace, found: Iterable[Message], table: Callable[[Any], Table]
-) -> int:
+def shown(args: argparse.Namespace, found: Iterable[Message], table: Callable[[Any], Table]) -> int:
+    """Show messages as a table, or as JSON."""
     if args.output == "json":
-        shown = [whole(MessageToDict(one, preserving_proto_field_name=True)) for one in found]
-        sys.stdout.write(json.dumps(shown, indent=2) + "\n")
+        read = [whole(MessageToDict(one, preserving_proto_field_name=True)) for one in found]
+        sys.stdout.write(json.dumps(read, indent=2) + "\n")
     else:
         Console().print(table(found))
     return 0
@@ -116,12 +185,15 @@ def _executions_table(found: Iterable[Execution]) -> Table:
     return table
 
 
-def _steps_table(found: Iterable[Execution]) -> Table:
+def steps_table(found: Iterable[Execution]) -> Table:
+    """One execution with its steps, and what it came to."""
     (one,) = found
     table = _table("step", "state", "tries", "answer", "took", "kept")
     table.title = f"{one.connector}: {_state(one)}, started by {_trigger(one)}"
     if one.failure.reason:
         table.caption = printable(f"{one.failure.reason}: {one.failure.message}")
+    elif one.output.fields:
+        table.caption = printable(f"output: {json.dumps(whole(MessageToDict(one.output)))}")
     for step in one.steps:
         state = execution_service_pb2.StepResult.State.Name(step.state)
         kept = json.dumps(whole(MessageToDict(step.output))) if step.output.fields else ""
@@ -132,6 +204,23 @@ def _steps_table(found: Iterable[Execution]) -> Table:
             str(step.response_status or ""),
             _took(step.start_time, step.end_time),
             printable(step.failure.reason or kept),
+        )
+    return table
+
+
+def _lanes_table(found: Iterable[Lane]) -> Table:
+    table = _table("lane", "kind", "waiting", "oldest", "running", "looks", "breaker", "why not")
+    for one in found:
+        breaker = Lane.Breaker.Name(one.breaker)
+        table.add_row(
+            printable(one.owner) or one.name.rpartition("/")[2],
+            printable(one.kind),
+            str(one.waiting),
+            f"{one.oldest_age.ToSeconds()} s" if one.HasField("oldest_age") else "",
+            f"{one.running}/{one.concurrency}",
+            _at(one.next_look_time) if one.HasField("next_look_time") else "when told",
+            _word(breaker),
+            printable("; ".join(reason.message for reason in one.reasons)),
         )
     return table
 

@@ -2,18 +2,16 @@
 
 A table with a tenant has row-level security enabled and forced, one policy for the service's login,
 and grants that name each verb. The system login gets a policy of its own on the tables listed in
-SYSTEM_ACCESS and nowhere else. GLOBAL_TABLES have no tenant at all. Both lists are closed: the
-catalog test fails on a table that is on neither and not protected.
+SYSTEM_ACCESS and FORGOTTEN and nowhere else. GLOBAL_TABLES have no tenant at all. The lists are
+closed: the catalog test fails on a table that is on none and not protected.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from itertools import pairwise
 
 from alembic import op
 
+from migrations import partitions
 from migrations.roles import Roles
-from services.chassis.ids import uuid7_floor
 
 SETTING = "app.current_tenant_id"
 POLICY = f"(tenant_id = (SELECT nullif(current_setting('{SETTING}', true), '')::uuid))"
@@ -29,6 +27,8 @@ GLOBAL_TABLES: dict[str, dict[str, str]] = {
     "registry.api_keys": {"system": "SELECT, INSERT, UPDATE"},
     "registry.key_versions": {"system": "SELECT, INSERT"},
     "executor.feed_cursor": {"system": "SELECT, INSERT, UPDATE"},
+    # Workers look at the switches inside each tenant; operators set them for all.
+    "executor.provider_switches": {"app": "SELECT", "system": "SELECT, INSERT, DELETE"},
 }
 
 # Tables with a tenant which the system login may also touch, across tenants, and why.
@@ -39,6 +39,13 @@ SYSTEM_ACCESS: dict[str, tuple[str, str]] = {
     "registry.feed": ("SELECT", "the executor follows every tenant"),
     "executor.tenants": ("SELECT", "a slug must be found before its tenant is known"),
     "executor.tenant_lanes": ("SELECT, UPDATE", "workers claim due tenants"),
+    "executor.schedules": ("SELECT", "the scheduler looks for what is due in any tenant"),
+}
+
+# Tables whose rows the system login forgets once they have had their time; it sees no younger one.
+FORGOTTEN: dict[str, str] = {
+    "executor.event_receipts": "received_at < now() - interval '7 days'",
+    "executor.run_requests": "created_at < now() - interval '24 hours'",
 }
 
 
@@ -80,6 +87,16 @@ class Tenancy:
                 "USING (true) WITH CHECK (true)"
             )
             op.execute(f"GRANT {system_verbs} ON {table} TO {self._system}")
+        if table in FORGOTTEN:
+            op.execute(
+                f"CREATE POLICY system_forgets ON {table} TO {self._system} "
+                f"USING ({FORGOTTEN[table]}) WITH CHECK (false)"
+            )
+            op.execute(f"GRANT SELECT, DELETE ON {table} TO {self._system}")
+
+    def by_month(self, schema: str, tables: Sequence[str]) -> None:
+        """Give time tables their first months, and the system login the means to keep them."""
+        partitions.make(schema, tables, self._system)
 
     def open_global(self, table: str) -> None:
         """Give a table of the platform the verbs of the closed list."""
@@ -100,18 +117,6 @@ def force(table: str) -> None:
     op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
 
 
-def monthly_partitions(table: str, start: datetime, months: int) -> None:
-    """Partitions of a time table by UUIDv7, one a month; reached through the parent alone."""
-    bounds = _month_starts(start, months + 1)
-    for begin, end in pairwise(bounds):
-        name = f"{table}_{begin:%Y_%m}"
-        op.execute(
-            f"CREATE TABLE {name} PARTITION OF {table} "
-            f"FOR VALUES FROM ('{uuid7_floor(begin)}') TO ('{uuid7_floor(end)}')"
-        )
-        force(name)
-
-
 def hash_partitions(table: str, count: int) -> None:
     """Partitions of a table by the hash of its tenant; reached through the parent alone."""
     for remainder in range(count):
@@ -121,17 +126,3 @@ def hash_partitions(table: str, count: int) -> None:
             f"FOR VALUES WITH (MODULUS {count}, REMAINDER {remainder})"
         )
         force(name)
-
-
-def this_month() -> datetime:
-    """The first instant of the current month, in UTC."""
-    return datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-
-
-def _month_starts(start: datetime, count: int) -> Sequence[datetime]:
-    return [
-        start.replace(
-            year=start.year + (start.month - 1 + n) // 12, month=(start.month - 1 + n) % 12 + 1
-        )
-        for n in range(count)
-    ]

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from config import cli, look
+    from config.run import register as register_run
 
     parser = argparse.ArgumentParser(
         prog="tenon", description="A multi-tenant integration platform."
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND")
     cli.register(commands)
     look.register(commands)
+    register_run(commands)
     for name, run, words in (
         ("up", up, "start PostgreSQL, the registry and the executor, and leave them running"),
         ("down", down, "stop what `up` started"),
@@ -186,6 +188,7 @@ def _try(where: dict[str, str], state: Path) -> list[str]:
         f"      --secret-file {state}/webhook-secret \\",
         f"      --url {where['ingress']}/v1/acme/github-events",
         "  .venv/bin/tenon executions acme last",
+        "  .venv/bin/tenon lanes acme",
         "  .venv/bin/tenon audit acme",
     ]
 

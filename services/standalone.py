@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from services import embedded
-from services.chassis.errors import TenonError, Unavailable
+from services.chassis.child import bound
+from services.chassis.errors import FailedPrecondition, TenonError, Unavailable
 from services.chassis.secret import Secret
 from services.chassis.telemetry import configure_logging
 from services.deployment import DATABASE, Deployment, create_database
 
 log = logging.getLogger(__name__)
 
-CHILD: Final = Path(__file__).with_name("embedded_child.py")
 READY_S: Final = 60.0
 STOP_S: Final = 20.0
 GLANCE_S: Final = 0.2
@@ -83,8 +83,14 @@ def _start(
     children["registry"], ready = _child(family, "services.registry.main", settings)
     where["registry"] = f"127.0.0.1:{ready['grpc']}"
     settings = deployment.environment("executor") | extra
+    # Several deployments may stand on one machine; who wants metrics says where.
+    settings["TENON_EXECUTOR_METRICS_PORT"] = "0"
     settings["TENON_EXECUTOR_REGISTRY"] = where["registry"]
     children["executor"], ready = _child(family, "services.executor.main", settings)
+    if not {"grpc", "ingress"} <= ready.keys():
+        raise FailedPrecondition(
+            "the executor must run every role here: set all of TENON_EXECUTOR_*_PROCESSES or none"
+        )
     where |= {
         "executor": f"127.0.0.1:{ready['grpc']}",
         "ingress": f"http://127.0.0.1:{ready['ingress']}",
@@ -99,17 +105,7 @@ def _child(
     arguments: Sequence[str] = (),
 ) -> tuple["subprocess.Popen[str]", dict[str, Any]]:
     """Start one of the family and wait for the line in which it says where it listens."""
-    command = [
-        sys.executable,
-        str(CHILD),
-        str(os.getpid()),
-        str(os.getuid()),
-        str(os.getgid()),
-        sys.executable,
-        "-m",
-        module,
-        *arguments,
-    ]
+    command = bound([sys.executable, "-m", module, *arguments])
     child = subprocess.Popen(
         command, env={**settings, **os.environ}, cwd=ROOT, stdout=subprocess.PIPE, text=True
     )

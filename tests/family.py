@@ -25,6 +25,7 @@ import psycopg
 from psycopg import sql
 
 from migrations.roles import Roles
+from services.chassis.child import bound
 from services.chassis.database import Database
 from services.chassis.secret import Secret
 from services.deployment import Deployment
@@ -35,7 +36,6 @@ from services.sandbox.sender import send_webhook
 ROOT: Final = Path(__file__).resolve().parents[1]
 EXAMPLE: Final = ROOT / "config" / "examples" / "acme"
 EXAMPLE_SANDBOX: Final = "127.0.0.1:50990"
-CHILD: Final = ROOT / "services" / "embedded_child.py"
 MODULES: Final = {
     "registry": "services.registry.main",
     "executor": "services.executor.main",
@@ -108,16 +108,8 @@ class Family:
         out, err = (self.folder / f"{service}.{kind}" for kind in ("out", "err"))
         begun = out.stat().st_size if out.exists() else 0
         with out.open("ab") as answers, err.open("ab") as words:
-            identity = map(str, (os.getpid(), os.getuid(), os.getgid()))
             process = subprocess.Popen(
-                [
-                    sys.executable,
-                    str(CHILD),
-                    *identity,
-                    sys.executable,
-                    "-m",
-                    *self._program(service),
-                ],
+                bound([sys.executable, "-m", *self._program(service)]),
                 env=environment,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -279,6 +271,7 @@ class Family:
             settings |= {
                 f"{prefix}_REGISTRY": self.registry,
                 f"{prefix}_INGRESS_PORT": str(known.get("ingress", 0)),
+                f"{prefix}_METRICS_PORT": "0",
                 f"{prefix}_LEASE_S": str(LEASE_S),
             }
             if "sandbox" in self.ports:

@@ -1,14 +1,19 @@
-"""What an expression may hold, seen in its text alone: its tokens, its syntax, its limits."""
+"""What an expression may hold, seen in its text alone: its syntax and its limits."""
 
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import cel
 
-from services.chassis.errors import InvalidArgument
+from services.chassis.expression_tokens import (
+    CLOSE,
+    OPEN,
+    ExpressionError,
+    Token,
+    neighbours,
+    tokens,
+)
 
 LONGEST_TEXT: Final = 4096
 """Bytes of one expression."""
@@ -50,61 +55,6 @@ FUNCTIONS: Final = frozenset(
         "uint",
     ]
 )
-MACROS: Final = frozenset({"all", "exists", "exists_one", "existsOne", "filter", "map"})
-
-
-class ExpressionError(InvalidArgument):
-    """An expression that cannot be read or has no result; never repeats a value it was given.
-
-    `position` is the offset of the fault in the text, in characters, where one is known.
-    """
-
-    reason = "EXPRESSION_INVALID"
-
-    def __init__(self, message: str, position: int | None = None) -> None:
-        super().__init__(message)
-        self.position = position
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A word, a number, a quoted text or a mark of an expression, and where it stands."""
-
-    kind: str
-    text: str
-    start: int
-
-    @property
-    def end(self) -> int:
-        """The offset behind it."""
-        return self.start + len(self.text)
-
-
-# As the grammar of CEL has them (cel-spec, doc/langdef.md, "Syntax").
-_TOKEN: Final = re.compile(
-    r"""(?s)(?P<space>[\t\n\f\r ]+|//[^\n]*)
-    |(?P<quoted>[bB]?(?:
-        [rR](?:\"{3}.*?\"{3}|'{3}.*?'{3}|"[^"\n\r]*"|'[^'\n\r]*')
-        |\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}
-        |"(?:\\.|[^"\\\n\r])*"|'(?:\\.|[^'\\\n\r])*'))
-    |(?P<number>0x[0-9a-fA-F]+[uU]?|[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?[uU]?)
-    |(?P<word>[A-Za-z_][A-Za-z0-9_]*)
-    |(?P<mark>[-+*/%!<>=&|?:.,(){}\[\]])""",
-    re.VERBOSE,
-)
-_PLAIN_QUOTED: Final = re.compile(r"'[^'\\]+'|\"[^\"\\]+\"")
-OPEN: Final = {"(": ")", "[": "]", "{": "}"}
-
-
-def tokens(text: str, start: int = 0) -> Iterator[Token]:
-    """The tokens from `start` on, without spaces and comments. Raises ExpressionError."""
-    while start < len(text):
-        found = _TOKEN.match(text, start)
-        if found is None:
-            raise ExpressionError("an unexpected character, or a text without its end", start)
-        if found.lastgroup != "space":
-            yield Token(str(found.lastgroup), found[0], start)
-        start = found.end()
 
 
 def check(text: str) -> list[Token]:
@@ -145,7 +95,7 @@ def _check_depth(words: list[Token]) -> None:
     depth = 0
     for token in words:
         if token.kind == "mark":
-            depth += (token.text in OPEN) - (token.text in OPEN.values())
+            depth += (token.text in OPEN) - (token.text in CLOSE)
         if depth > DEEPEST:
             raise ExpressionError(f"more than {DEEPEST} brackets inside brackets", token.start)
 
@@ -153,15 +103,11 @@ def _check_depth(words: list[Token]) -> None:
 def _check_words(words: list[Token]) -> None:
     if sum(token.text == "+" for token in words) > MOST_ADDITIONS:
         raise ExpressionError(f"more than {MOST_ADDITIONS} additions")
-    for before, token, after in neighbours(words):
-        if token.kind != "word":
-            continue
-        if token.text in MACROS and after == "(":
-            raise ExpressionError(f"{token.text}() is not available here", token.start)
-        if token.text.startswith("__") and before != ".":
+    for before, token, _ in neighbours(words):
+        if token.kind == "word" and token.text.startswith("__") and before != ".":
             raise ExpressionError("names that begin with __ are not available", token.start)
     for begins, dot, word in zip([None, *words], words, words[1:], strict=False):
-        bare = begins is None or (begins.kind == "mark" and begins.text not in ")]}")
+        bare = begins is None or (begins.kind == "mark" and begins.text not in CLOSE)
         if bare and dot.text == "." and word.kind == "word":
             raise ExpressionError("a name does not begin with a dot", dot.start)
 
@@ -196,29 +142,3 @@ def _check_pattern(token: Token) -> None:
         raise ExpressionError(
             "the pattern of matches() is too long or repeats too much", token.start
         )
-
-
-def neighbours(words: list[Token]) -> Iterator[tuple[str, Token, str]]:
-    """Each token with the texts of the one before and the one after; empty at the ends."""
-    texts = ["", *(token.text for token in words), ""]
-    return zip(texts, words, texts[2:], strict=False)
-
-
-def selected(words: list[Token], whole: cel.Program) -> frozenset[tuple[str, str | None]]:
-    """Each variable with the member taken of it right away; None where it is taken whole."""
-    variables = set(whole.variables())
-    return frozenset(
-        (token.text, _member(words[at + 1 : at + 4]))
-        for at, (before, token, after) in enumerate(neighbours(words))
-        if token.kind == "word" and token.text in variables and before != "." and after != "("
-    )
-
-
-def _member(follows: list[Token]) -> str | None:
-    """The name in `.name` or `["name"]`, or None for whatever else follows."""
-    marks = [token.text for token in follows if token.kind == "mark"]
-    if marks[:1] == ["."] and len(follows) > 1:
-        return follows[1].text
-    if marks == ["[", "]"] and len(follows) == 3 and _PLAIN_QUOTED.fullmatch(follows[1].text):
-        return follows[1].text[1:-1]
-    return None

@@ -1,20 +1,14 @@
 """Expressions in CEL, kept to what ends soon: for conditions, filters and `${…}` templates.
 
-CEL as `common-expression-language` has it, without comprehensions (`all`, `exists`, `exists_one`,
-`map`, `filter`), whose time nothing bounds, and with two functions of ours:
-
-    default(value, fallback)   the fallback where the value is missing or null
-    num(value)                 a number, or a text that holds one, as a double
-
-Both are answered here before CEL runs: its library would look up every argument first, and prints
-what a Python function raises, values included.
+CEL as `common-expression-language` has it, with two functions of ours (`expression_functions`). An
+expression with a comprehension is bounded by nothing but the process it runs in: whoever has one
+from somebody else evaluates it by `chassis.evaluator`.
 """
 
-import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -22,16 +16,11 @@ from typing import Any, Final, TypeAlias
 
 import cel
 
-from services.chassis.expression_text import (
-    OPEN,
-    ExpressionError,
-    Token,
-    check,
-    check_functions,
-    compile_text,
-    neighbours,
-    selected,
-)
+from services.chassis.comprehensions import comprehensions
+from services.chassis.expression_functions import Call, MissingValue, Rewriting, during, number
+from services.chassis.expression_paths import Path, narrowed, paths
+from services.chassis.expression_text import check, check_functions, compile_text
+from services.chassis.expression_tokens import ExpressionError, Token
 from services.chassis.strict_json import whole_number
 
 __all__ = [
@@ -54,12 +43,6 @@ LARGEST_RESULT: Final = 2**20
 _CACHED: Final = 2048
 
 
-class MissingValue(ExpressionError):
-    """A result that needs something which is not there."""
-
-    reason = "VALUE_MISSING"
-
-
 class Scope:
     """What expressions see; made once for all the expressions of one moment."""
 
@@ -80,7 +63,9 @@ class Expression:
     text: str
     program: cel.Program = field(repr=False)
     calls: Mapping[str, "_Call"] = field(repr=False)
-    selected: frozenset[tuple[str, str | None]] = field(repr=False)
+    paths: frozenset[Path] = field(repr=False)
+    looks: int | None = field(repr=False)
+    """How often it goes through what it takes; None where nothing bounds that."""
 
     @staticmethod
     def parse(text: str) -> "Expression":
@@ -89,12 +74,13 @@ class Expression:
 
     def problem(self, names: Names) -> str | None:
         """What the expression names that is not there, or None."""
-        for variable, member in sorted(self.selected, key=str):
+        for variable, *members in sorted(self.paths):
             if variable not in names:
                 return f"nothing is called {variable}; there is {', '.join(sorted(names))}"
             known = names[variable]
-            if known is not None and member is not None and member not in known:
-                return f"{variable} has no {member}; it has {', '.join(sorted(known)) or 'nothing'}"
+            if known is not None and members and members[0] not in known:
+                has = ", ".join(sorted(known)) or "nothing"
+                return f"{variable} has no {members[0]}; it has {has}"
         return None
 
     def evaluate(self, context: Mapping[str, object] | Scope) -> Json:
@@ -114,6 +100,8 @@ class Expression:
     def value(self, scope: Scope) -> Any:
         """The result as the CEL library has it. Raises ExpressionError."""
         failed: dict[str, ExpressionError] = {}
+        for name, function in during.items() if self.looks is None else ():
+            scope.context.add_function(name, function)
         for name, call in self.calls.items():
             try:
                 scope.context.add_variable(name, call.answer(scope))
@@ -128,7 +116,7 @@ class Expression:
     def _scope(self, context: Mapping[str, object] | Scope) -> Scope:
         if isinstance(context, Scope):
             return context
-        return Scope({name: context[name] for name, _ in self.selected if name in context})
+        return Scope(narrowed(context, self.paths))
 
     def _told(self, error: Exception, failed: Mapping[str, ExpressionError]) -> ExpressionError:
         said = str(error.args[0]) if error.args else ""
@@ -165,22 +153,14 @@ def _default(scope: Scope, value: Expression, fallback: Expression) -> Any:
 
 
 def _num(scope: Scope, value: Expression) -> float:
-    found = value.value(scope)
-    if found is None:
-        raise MissingValue("num() has no value to read")
-    number = isinstance(found, int | float) and not isinstance(found, bool)
-    if number or (isinstance(found, str) and _NUMBER.fullmatch(found.strip())):
-        return float(found)
-    raise ExpressionError("num() takes a number or a text that holds one")
+    return number(value.value(scope))
 
 
 _ANSWERS: Final[Mapping[str, Callable[..., Any]]] = {"default": _default, "num": _num}
-_ARITY: Final = {"default": 2, "num": 1}
-_NUMBER: Final = re.compile(r"[+-]?\d{1,40}(?:\.\d{1,40})?(?:[eE][+-]?\d{1,3})?")
 
 _UNDEFINED: Final = re.compile(r"Undefined variable or function: '(\w+)'")
 _OVERLOAD: Final = re.compile(r"Unsupported operation: (\w+ \S{1,2} \w+)\.")
-_FUNCTION: Final = re.compile(r"Function '(\w+)' error")
+_FUNCTION: Final = re.compile(r"Function '_*(\w+)' error")
 
 
 def _wording(error: Exception, said: str) -> str:
@@ -199,49 +179,24 @@ def _wording(error: Exception, said: str) -> str:
 @lru_cache(maxsize=_CACHED)
 def _parse(text: str) -> Expression:
     words = check(text)
+    bound = comprehensions(words)
     whole = compile_text(text)
     check_functions(text, whole)
-    rewritten, calls = _answered_here(text, words)
-    program = compile_text(rewritten) if calls else whole
-    return Expression(text, program, calls, selected(words, whole))
+    rewritten, found = Rewriting(text, words, bound).rewritten()
+    calls = {name: _answered(call) for name, call in found.items()}
+    program = compile_text(rewritten) if rewritten != text else whole
+    taken = paths(words, whole.variables(), bound)
+    looks = None if bound else _looks(words, taken)
+    return Expression(text, program, calls, frozenset(taken), looks)
 
 
-_numbers: Final = itertools.count()
+def _answered(call: Call) -> _Call:
+    return _Call(call.function, tuple(map(_parse, call.arguments)))
 
 
-def _answered_here(text: str, words: list[Token]) -> tuple[str, dict[str, _Call]]:
-    """The text with a name in place of each call that is answered here, and those calls."""
-    pieces: list[str] = []
-    calls: dict[str, _Call] = {}
-    done = 0
-    for at, (before, token, after) in enumerate(neighbours(words)):
-        if token.start < done or token.text not in _ANSWERS or after != "(" or before == ".":
-            continue
-        name = f"__call_{next(_numbers)}"
-        arguments, end = _arguments(text, words, at)
-        calls[name] = _Call(token.text, arguments)
-        pieces += [text[done : token.start], name]
-        done = end
-    return "".join((*pieces, text[done:])), calls
-
-
-def _arguments(text: str, words: list[Token], at: int) -> tuple[tuple[Expression, ...], int]:
-    """The arguments of the call whose name is token `at`, and the offset behind the call."""
-    depth, starts, ends = 0, [words[at + 1].end], list[int]()
-    for token in words[at + 1 :]:
-        if token.kind == "mark":
-            depth += (token.text in OPEN) - (token.text in OPEN.values())
-            if depth == 0 or (depth == 1 and token.text == ","):
-                ends.append(token.start)
-                starts.append(token.end)
-        if depth == 0:
-            break
-    spans = [(s, e) for s, e in zip(starts, ends, strict=False) if text[s:e].strip()]
-    function = words[at].text
-    if len(spans) != _ARITY[function]:
-        message = f"{function}() takes {_ARITY[function]} value{'s' * (_ARITY[function] > 1)}"
-        raise ExpressionError(message, words[at].start)
-    return tuple(_parse(text[s:e]) for s, e in spans), starts[-1]
+def _looks(words: list[Token], taken: Sequence[Path]) -> int:
+    """CEL copies what it takes each time it is named, and both sides of an addition."""
+    return len(taken) + sum(token.text == "+" for token in words)
 
 
 def plain(value: Any) -> Json:

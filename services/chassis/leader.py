@@ -18,12 +18,12 @@ ANSWER_S = 5.0
 
 
 async def lead(conninfo: Secret, name: str, loop: Callable[[], Awaitable[None]]) -> None:
-    """Run `loop` while this process holds the lock `name`; stand by otherwise. Never returns.
+    """Run `loop` while this process holds the lock `name`; stand by otherwise, until cancelled.
 
     The lock lives in a session of its own: with the connection lost, another process may lead, so
     the loop is cancelled at once. What a loop does must be safe to repeat.
     """
-    while True:
+    while not _is_told_to_end():
         try:
             async with await psycopg.AsyncConnection.connect(
                 conninfo.reveal_text(), autocommit=True
@@ -52,11 +52,28 @@ async def _while_held(
 ) -> None:
     work = asyncio.ensure_future(loop())
     try:
-        while not work.done():
+        while not work.done() and not _is_told_to_end():
             async with asyncio.timeout(ANSWER_S):
                 await connection.execute("SELECT 1")
             await asyncio.wait([work], timeout=RETRY_S)
-        await work
+        if work.done():
+            await work
     finally:
+        await _ended(work)
+
+
+async def _ended(work: "asyncio.Future[None]") -> None:
+    """Cancel the loop until it has ended; once may be lost, as in `_is_told_to_end`."""
+    while not work.done():
         work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
+        await asyncio.wait([work], timeout=RETRY_S)
+
+
+def _is_told_to_end() -> bool:
+    """Whether this task was cancelled, also where it never felt it.
+
+    On Python 3.11 a cancellation that comes together with a connection is lost: psycopg's pool
+    waits by `asyncio.wait_for`, which then answers instead.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -5,7 +5,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -39,16 +39,27 @@ def start(
 
     What stops a start is one line on standard error and no traceback.
     """
+    faults: list[Exception] = []
     try:
         settings = load(kind, prefix)
         configure_logging(service, settings.log_format, settings.log_level)
         for point in failpoints.check_armed():
             log.warning("failpoint %s is armed", point)
         asyncio.run(run(settings))
-    except (SettingsError, TenonError) as error:
-        sys.stderr.write(f"{service}: {error}\n")
-        return 1
-    return 0
+    except* (SettingsError, TenonError) as group:
+        faults = list(_alone(group))
+    for fault in faults:
+        sys.stderr.write(f"{service}: {fault}\n")
+    return 1 if faults else 0
+
+
+def _alone(error: Exception) -> Iterator[Exception]:
+    """Each error of a group, however deep it stands there."""
+    if isinstance(error, ExceptionGroup):
+        for part in error.exceptions:
+            yield from _alone(part)
+    else:
+        yield error
 
 
 @asynccontextmanager

@@ -32,11 +32,15 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where a server listens; with a certificate it speaks TLS."""
+    """Where a server listens; with a certificate it speaks TLS.
+
+    With `reuse_port` other processes of the same user may listen there too.
+    """
 
     address: str
     certificate: Path | None = None
     private_key: Path | None = None
+    reuse_port: bool = False
 
 
 @asynccontextmanager
@@ -44,7 +48,7 @@ async def serving(
     services: Sequence[Service], gates: Sequence[Gate], listen: Listen, *, grace_s: float = 10.0
 ) -> AsyncIterator[int]:
     """Serve until the block ends, then drain; yields the port."""
-    server = grpc.aio.server(options=_options())
+    server = grpc.aio.server(options=_options(listen))
     server.add_generic_rpc_handlers(tuple(_handlers(service, gates) for service in services))
     names = [service.descriptor.full_name for service in services]
     checks = health.aio.HealthServicer()
@@ -64,12 +68,12 @@ async def serving(
         await server.stop(grace_s)
 
 
-def _options() -> list[tuple[str, Any]]:
+def _options(listen: Listen) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", LARGEST_MESSAGE),
         ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
         ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_MS),
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(listen.reuse_port)),
         # Our channels ask every 30 s whether a quiet connection lives; gRPC would call that abuse.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ]

@@ -11,8 +11,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from services.chassis.expression_text import ExpressionError, tokens
-from services.chassis.expressions import LARGEST_RESULT, Expression, Json, Names, Scope
+from services.chassis.expression_tokens import tokens
+from services.chassis.expressions import (
+    LARGEST_RESULT,
+    Expression,
+    ExpressionError,
+    Json,
+    Names,
+    Scope,
+)
 
 _OPENING: Final = re.compile(r"\$?\$\{")
 _CACHED: Final = 2048
@@ -55,15 +62,26 @@ def as_text(value: Json) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
-def render(value: Json, scope: Scope) -> Json:
-    """`value` with every text in it rendered, keys excepted. Raises ExpressionError."""
+def render(value: Json, scope: Scope, path: str = "") -> Json:
+    """`value` with every text in it rendered, keys excepted.
+
+    Raises ExpressionError, which says where below `path` the fault is (`.items[0].name`).
+    """
     if isinstance(value, str):
-        return Template.parse(value).render(scope)
+        return _rendered(value, scope, path)
     if isinstance(value, list):
-        return [render(each, scope) for each in value]
+        return [render(each, scope, f"{path}[{at}]") for at, each in enumerate(value)]
     if isinstance(value, dict):
-        return {key: render(each, scope) for key, each in value.items()}
+        return {key: render(each, scope, f"{path}.{key}") for key, each in value.items()}
     return value
+
+
+def _rendered(text: str, scope: Scope, path: str) -> Json:
+    try:
+        return Template.parse(text).render(scope)
+    except ExpressionError as error:
+        where = f"{path.removeprefix('.')}: " if path else ""
+        raise type(error)(where + error.message, error.position) from None
 
 
 def expressions(value: Json) -> Iterator[Expression]:

@@ -1,11 +1,12 @@
 """Events: accepted once, kept as they came, and routed, in one transaction."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from services.chassis.database import Transaction
+from services.chassis.database import Database, Transaction
+from services.chassis.evaluator import Evaluator
 from services.chassis.ids import uuid7
 from services.executor import executions
 from services.executor.executions import Run
@@ -36,7 +37,20 @@ class Event:
     id: UUID = field(default_factory=uuid7)
 
 
-async def accept(tx: Transaction, event: Event, key: LeasedKey) -> UUID:
+async def taken_by(database: Database, event: Event, evaluator: Evaluator) -> list[ProjectedObject]:
+    """The subscriptions that take an event. Raises Unavailable.
+
+    Outside any transaction: a filter may have to wait for its turn.
+    """
+    found = await projected.subscriptions_of(database, event.tenant_id, event.endpoint.name)
+    context = as_context(event)
+    view = evaluator.seeing({"event": context}, event.tenant_id)
+    return await matching(found, context, view)
+
+
+async def accept(
+    tx: Transaction, event: Event, taking: Sequence[ProjectedObject], key: LeasedKey
+) -> UUID:
     """Keep an event and start what it starts; answers with its id, if redelivered the first one's.
 
     All in the caller's transaction: receipt, event, executions and their work are there together.
@@ -54,7 +68,7 @@ async def accept(tx: Transaction, event: Event, key: LeasedKey) -> UUID:
             headers=event.headers,
             body=event.body,
         )
-        await _route(tx, event, key)
+        await _route(tx, event, taking, key)
     return known
 
 
@@ -68,12 +82,10 @@ def as_context(event: Event) -> dict[str, Any]:
     }
 
 
-async def _route(tx: Transaction, event: Event, key: LeasedKey) -> None:
-    found = await projected.subscriptions_of(tx, event.tenant_id, event.endpoint.name)
-    if not found:
-        return
+async def _route(
+    tx: Transaction, event: Event, taking: Sequence[ProjectedObject], key: LeasedKey
+) -> None:
     context = as_context(event)
-    taking = matching(found, context)
     runs = [await _run(tx, event, subscription, context) for subscription in taking]
     await executions.start_all(tx, [run for run in runs if run is not None], key)
 

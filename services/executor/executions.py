@@ -1,38 +1,46 @@
-"""Runs of connectors, from outside: started by an event or an RPC, read, listed, waited for."""
+"""Runs of connectors, from outside: started, read, listed, waited for, cancelled."""
 
 import asyncio
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol
 from uuid import UUID
 
-from services.chassis import envelope, pages
-from services.chassis.database import Bound, Database, Transaction
-from services.chassis.envelope import Place
+from services.chassis import pages
+from services.chassis.database import Bound, Database, Deadlocked, Transaction
+from services.chassis.envelope import Unsealable
 from services.chassis.errors import FailedPrecondition, NotFound, invalid
 from services.chassis.expressions import Json
 from services.chassis.ids import uuid7
-from services.executor import lanes
-from services.executor.lanes import Claimed, WorkItem
+from services.executor import lanes, links, progress
+from services.executor.progress import Progress
+from services.executor.recipe import PARTS, Recipe
 from services.executor.registry import LeasedKey, Resolved
+from services.executor.sealing import opened, sealed
+from services.executor.steps import seconds
+from services.executor.store import execution_ends as ends
+from services.executor.store import execution_pages, projected, run_requests
 from services.executor.store import executions as store
-from services.executor.store import projected
+from services.executor.store.execution_ends import Ending
 from services.executor.store.executions import Execution
-from services.executor.store.projected import ProjectedObject
+from services.executor.store.projected import ProjectedObject, Wanted
+from services.executor.watching import POLL_S, Changes, Waiter
+from services.executor.work import Claimed, WorkItem
 
 KIND: Final = "execution"
 CONNECTOR: Final = "Connector"
-TABLE: Final = "executor.executions"
 
 LARGEST_INPUT: Final = 64 * 1024
 """Bytes of an RPC's input as JSON."""
 LONGEST_WAIT_S: Final = 60.0
-POLL_S: Final = 2.0
-"""How often a waiter looks by itself; notices make it look sooner."""
+CANCEL_S: Final = 2.0
+"""How long one who cancels a run that is under way waits for its end."""
+
+CANCELLED: Final = Ending("cancelled", "CANCELLED", "it was cancelled")
+_DEADLOCKS: Final = 2
 
 
 class Secrets(Protocol):
@@ -53,16 +61,17 @@ class Run:
 
     tenant_id: UUID
     connector: ProjectedObject
-    trigger_kind: Literal["event", "rpc"]
+    trigger_kind: Literal["event", "rpc", "schedule"]
     trigger_id: UUID
     event_type: str
     subscription: str
     input: dict[str, Any] = field(repr=False)
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """A caller's wish to run a connector."""
+    """A caller's wish to run a connector; `links` say what the run belongs to on their side."""
 
     tenant_id: UUID
     principal_id: UUID
@@ -70,15 +79,17 @@ class RunRequest:
     input: Mapping[str, Json] = field(repr=False)
     request_id: UUID | None = None
     wait_s: float = 0
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which executions to list: of a connector, in a state; empty does not filter."""
+    """Which executions to list: of a connector, in a state, with a link; empty does not filter."""
 
     tenant_id: UUID
     connector: str = ""
     state: str = ""
+    link: tuple[str, str] | None = None
     page_size: int = 0
     page_token: str = ""
 
@@ -101,7 +112,7 @@ async def start(
     """
     execution_id = execution_id or uuid7()
     await lanes.enqueue(
-        tx, run.tenant_id, [_work(run, execution_id)], [_inserting(run, key, execution_id)]
+        tx, run.tenant_id, [_work(run, execution_id)], _inserting(run, key, execution_id)
     )
     return execution_id
 
@@ -112,16 +123,22 @@ async def start_all(tx: Transaction, runs: Sequence[Run], key: LeasedKey) -> Non
         return
     # One enqueue a transaction: a second would want lanes while holding the tenant lane.
     new = [(run, uuid7()) for run in runs]
-    inserts = [_inserting(run, key, execution_id) for run, execution_id in new]
+    inserts = [one for run, execution_id in new for one in _inserting(run, key, execution_id)]
     await lanes.enqueue(tx, runs[0].tenant_id, [_work(*each) for each in new], inserts)
 
 
 def _work(run: Run, execution_id: UUID) -> WorkItem:
-    return WorkItem(KIND, lane_id=run.connector.object_id, target_id=execution_id)
+    timeout = run.connector.spec.get("timeout")
+    return WorkItem(
+        KIND,
+        lane_id=run.connector.object_id,
+        target_id=execution_id,
+        deadline_s=seconds(timeout) if timeout else None,
+    )
 
 
-def _inserting(run: Run, key: LeasedKey, execution_id: UUID) -> Bound:
-    state = {**run.input, "steps": run.connector.spec["steps"]}
+def _inserting(run: Run, key: LeasedKey, execution_id: UUID) -> list[Bound]:
+    state = {**run.input, "recipe": {part: run.connector.spec.get(part) for part in PARTS}}
     new = store.New(
         tenant_id=run.tenant_id,
         id=execution_id,
@@ -133,64 +150,9 @@ def _inserting(run: Run, key: LeasedKey, execution_id: UUID) -> Bound:
         subscription=run.subscription,
         data_key_id=key.data_key_id,
         sealed_input=sealed(key, run.tenant_id, execution_id, "sealed_input", state),
+        links=run.links,
     )
     return store.inserting(new)
-
-
-def sealed(
-    key: LeasedKey, tenant_id: UUID, execution_id: UUID, column: str, value: Mapping[str, Any]
-) -> bytes:
-    """State of an execution, sealed for its place."""
-    plaintext = json.dumps(value, separators=(",", ":")).encode()
-    return envelope.seal(key.key, _place(key, tenant_id, execution_id, column), plaintext)
-
-
-def opened(
-    key: LeasedKey, tenant_id: UUID, execution_id: UUID, column: str, value: bytes
-) -> dict[str, Any]:
-    """What `sealed` was given. Raises Unsealable."""
-    place = _place(key, tenant_id, execution_id, column)
-    state: dict[str, Any] = json.loads(envelope.open_sealed(key.key, place, value).reveal())
-    return state
-
-
-def _place(key: LeasedKey, tenant_id: UUID, execution_id: UUID, column: str) -> Place:
-    return Place(tenant_id, TABLE, execution_id, column, execution_id, key.data_key_id)
-
-
-class Endings:
-    """Tells waiters of this process that an execution has ended, wherever it ran."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-
-    async def follow(self) -> None:
-        """Listen to the other processes; never returns."""
-        async with aclosing(self._database.listen(store.ENDED_CHANNEL)) as notices:
-            async for ended in notices:
-                self._tell(list(self._waiting) if ended is None else [ended])
-
-    def tell(self, execution_id: UUID) -> None:
-        """An execution has ended in this process."""
-        self._tell([str(execution_id)])
-
-    @asynccontextmanager
-    async def watching(self, execution_id: UUID) -> AsyncIterator[asyncio.Event]:
-        """An event that is set when the execution may have ended."""
-        event, name = asyncio.Event(), str(execution_id)
-        self._waiting[name].add(event)
-        try:
-            yield event
-        finally:
-            self._waiting[name].discard(event)
-            if not self._waiting[name]:
-                del self._waiting[name]
-
-    def _tell(self, ended: list[str]) -> None:
-        for name in ended:
-            for event in self._waiting.get(name, ()):
-                event.set()
 
 
 class Taker(Protocol):
@@ -206,8 +168,8 @@ class Taker(Protocol):
         """For how long it claims."""
         ...
 
-    async def start(self, claimed: Claimed) -> None:
-        """Run what is claimed for it."""
+    async def start(self, claimed: Claimed, prepared: Progress) -> None:
+        """Run what is claimed for it and prepared already."""
         ...
 
 
@@ -215,61 +177,90 @@ class Executions:
     """What callers do with executions."""
 
     def __init__(
-        self, database: Database, secrets: Secrets, endings: Endings, taker: Taker
+        self, database: Database, secrets: Secrets, changes: Changes, taker: Taker
     ) -> None:
         self._database = database
         self._secrets = secrets
-        self._endings = endings
+        self._changes = changes
         self._taker = taker
 
     async def run(self, request: RunRequest) -> Execution:
-        """Start a connector, once a request id; wait for the end as long as asked."""
+        """Start a connector, once a request id; wait for the end as long as asked.
+
+        The caller gets the output in full, and a repeated request gets it again.
+        """
         if not 0 <= request.wait_s <= LONGEST_WAIT_S:
             raise invalid("wait", f"must be from 0s to {LONGEST_WAIT_S:.0f}s")
         if len(_canonical(request.input)) > LARGEST_INPUT:
             raise invalid("input", f"must have at most {LARGEST_INPUT} bytes as JSON")
+        links.check(request.links)
         key, execution_id = await self._secrets.lease_key(request.tenant_id), uuid7()
-        # Watched from before its work can be claimed, so that its end is not missed.
-        async with self._endings.watching(execution_id) as ended:
-            started = await self._begin(request, key, execution_id)
+        # Waited for from before its work can be claimed, so that its end is not missed.
+        async with self._changes.waiting(execution_id) as waiter:
+            started = await self._begin(request, key, execution_id, waiter)
             if started == execution_id:
-                return await self._end(request.tenant_id, started, request.wait_s, ended)
-        return await self.wait(request.tenant_id, started, request.wait_s)
+                found = await self._end(request.tenant_id, started, request.wait_s, waiter)
+            else:
+                found = await self.wait(request.tenant_id, started, request.wait_s)
+        if request.wait_s and not found.ended:
+            await self._database.flush()
+        return await self._in_full(request.tenant_id, key, found)
 
-    async def _begin(self, request: RunRequest, key: LeasedKey, execution_id: UUID) -> UUID:
+    async def _begin(
+        self, request: RunRequest, key: LeasedKey, execution_id: UUID, waiter: Waiter
+    ) -> UUID:
         """Start the run, or find the one its request id started; answers with its id."""
-        claimed = None
+        begun = None
         try:
-            async with self._database.tenant(request.tenant_id) as tx:
-                started, claimed = await self._started(tx, request, key, execution_id)
+            # Who waits for the end is answered after a later commit, which takes this one along.
+            durable = not request.wait_s
+            async with self._database.tenant(request.tenant_id, durable=durable) as tx:
+                started, begun = await self._started(tx, request, key, execution_id)
         finally:
             # Also where the caller has gone meanwhile: what was taken is ours to run.
-            if claimed is not None:
-                await self._taker.start(claimed)
+            if begun is not None:
+                waiter.runs_here = True
+                await self._taker.start(begun.claimed, begun)
         return started
 
     async def _started(
         self, tx: Transaction, request: RunRequest, key: LeasedKey, execution_id: UUID
-    ) -> tuple[UUID, Claimed | None]:
-        """The execution's id, and its work where this process is to run it at once."""
+    ) -> tuple[UUID, Progress | None]:
+        """The execution's id, and the run itself where this process is to run it at once."""
         first = await _repeated(tx, request, execution_id)
         if first is not None:
             return first, None
+        connector, wanted = await _runnable(tx, request.tenant_id, request.connector)
         run = Run(
             tenant_id=request.tenant_id,
-            connector=await _runnable(tx, request.tenant_id, request.connector),
+            connector=connector,
             trigger_kind="rpc",
             trigger_id=request.principal_id,
             event_type="",
             subscription="",
             input={"event": None, "input": dict(request.input)},
+            links=request.links,
         )
         if not (request.wait_s and self._taker.has_room):
             return await start(tx, run, key, execution_id), None
         work, new = _work(run, execution_id), _inserting(run, key, execution_id)
-        return execution_id, await lanes.take(
-            tx, request.tenant_id, work, self._taker.lease_s, [new]
-        )
+        claimed = await lanes.take(tx, request.tenant_id, work, self._taker.lease_s, new)
+        if claimed is None:
+            return execution_id, None
+        recipe = Recipe.from_spec(connector.spec)
+        return execution_id, progress.begun(claimed, key, recipe, run.input, wanted)
+
+    async def _in_full(self, tenant_id: UUID, key: LeasedKey, found: Execution) -> Execution:
+        """An execution with the values of its output, which others see masked."""
+        output = await store.output(self._database, tenant_id, found.id) if found.output else None
+        if output is None:
+            return found
+        try:
+            return replace(found, output=opened(key, tenant_id, found.id, "sealed_output", output))
+        except Unsealable:
+            raise FailedPrecondition(
+                "it has ended, but its output does not open any more", reason="OUTPUT_UNREADABLE"
+            ) from None
 
     async def get(self, tenant_id: UUID, execution_id: UUID) -> Execution:
         """An execution with its steps. Raises NotFound."""
@@ -283,42 +274,71 @@ class Executions:
         filters = {"connector": query.connector, "state": query.state}
         filters = {name: value for name, value in filters.items() if value}
         size = pages.page_size(query.page_size)
-        marks = (str(query.tenant_id), query.connector, query.state)
+        marks = (str(query.tenant_id), query.connector, query.state, query.link)
         after = pages.after_of(query.page_token, *marks)
-        before = UUID(after) if after else store.NEWEST
-        found = await store.page(self._database, query.tenant_id, filters, before, size + 1)
+        before = UUID(after) if after else execution_pages.NEWEST
+        found = await execution_pages.page(
+            self._database, query.tenant_id, filters, query.link, before, size + 1
+        )
         token = pages.next_token(str(found[size - 1].id), *marks) if len(found) > size else ""
         return Page(tuple(found[:size]), token)
 
     async def wait(self, tenant_id: UUID, execution_id: UUID, wait_s: float) -> Execution:
         """An execution once it has ended, or as it is after `wait_s` seconds."""
-        async with self._endings.watching(execution_id) as ended:
+        async with self._changes.waiting(execution_id) as waiter:
             # It may have ended already.
-            ended.set()
-            return await self._end(tenant_id, execution_id, wait_s, ended)
+            waiter.woken.set()
+            return await self._end(tenant_id, execution_id, wait_s, waiter)
 
     async def _end(
-        self, tenant_id: UUID, execution_id: UUID, wait_s: float, ended: asyncio.Event
+        self, tenant_id: UUID, execution_id: UUID, wait_s: float, waiter: Waiter
     ) -> Execution:
-        """What `wait` answers; looks first when `ended` is set."""
+        """What `wait` answers; looks first when the waiter is woken."""
         deadline = asyncio.get_running_loop().time() + wait_s
         while True:
             left = deadline - asyncio.get_running_loop().time()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, min(left, POLL_S))):
-                    await ended.wait()
-            found = await self.get(tenant_id, execution_id)
+            await waiter.rest(min(left, POLL_S))
+            found = waiter.found or await self.get(tenant_id, execution_id)
             if found.ended or left <= 0:
                 return found
-            ended.clear()
+            waiter.woken.clear()
+
+    async def cancel(self, tenant_id: UUID, execution_id: UUID) -> Execution:
+        """End an execution before its time; answers with it as it then is. Raises NotFound.
+
+        What waits ends at once. What runs is told, and ended as soon as its worker hears of it; one
+        that has ended stays as it is.
+        """
+        found = await self.get(tenant_id, execution_id)
+        if found.ended:
+            return found
+        if await self._cancelled(tenant_id, execution_id):
+            self._changes.tell(execution_id, None)
+        return await self.wait(tenant_id, execution_id, CANCEL_S)
+
+    async def _cancelled(self, tenant_id: UUID, execution_id: UUID) -> bool:
+        """Whether it waited, and has ended now."""
+        for _ in range(_DEADLOCKS):
+            # Its worker may record something meanwhile.
+            with suppress(Deadlocked):
+                return await self._cancelled_once(tenant_id, execution_id)
+        return await self._cancelled_once(tenant_id, execution_id)
+
+    async def _cancelled_once(self, tenant_id: UUID, execution_id: UUID) -> bool:
+        async with self._database.tenant(tenant_id) as tx:
+            gone = await lanes.cancel(tx, tenant_id, execution_id)
+            if gone:
+                await tx.pipeline(ends.giving_up(tenant_id, execution_id, CANCELLED))
+        return gone
 
 
 async def _repeated(tx: Transaction, request: RunRequest, execution_id: UUID) -> UUID | None:
     """The execution of an earlier request of the same id; None where this is the first."""
     if request.request_id is None:
         return None
-    asked = hashlib.sha256(_canonical([request.connector, request.input])).digest()
-    first_hash, first = await store.take_request(
+    wanted = [request.connector, request.input, dict(request.links)]
+    asked = hashlib.sha256(_canonical(wanted)).digest()
+    first_hash, first = await run_requests.take(
         tx,
         tenant_id=request.tenant_id,
         principal_id=request.principal_id,
@@ -333,16 +353,27 @@ async def _repeated(tx: Transaction, request: RunRequest, execution_id: UUID) ->
     return None if first == execution_id else first
 
 
-async def _runnable(tx: Transaction, tenant_id: UUID, name: str) -> ProjectedObject:
-    """The connector of that name; raises NotFound, or FailedPrecondition where nothing may run."""
-    enabled, connector = await projected.runnable(tx, tenant_id, name)
-    if enabled is None or connector is None:
+async def connector_of(
+    tx: Transaction, tenant_id: UUID, name: str
+) -> tuple[ProjectedObject, Wanted]:
+    """The connector of that name, with what its steps need.
+
+    Raises NotFound, or FailedPrecondition in a disabled tenant.
+    """
+    wanted = await projected.runnable(tx, tenant_id, name)
+    if wanted.enabled is None or wanted.connector is None:
         raise NotFound(f"connectors/{name} does not exist")
-    if not enabled:
+    if not wanted.enabled:
         raise FailedPrecondition("the tenant is disabled", reason="TENANT_DISABLED")
+    return wanted.connector, wanted
+
+
+async def _runnable(tx: Transaction, tenant_id: UUID, name: str) -> tuple[ProjectedObject, Wanted]:
+    """As `connector_of`; raises also where the connector may not run."""
+    connector, wanted = await connector_of(tx, tenant_id, name)
     if not connector.spec["is_active"]:
         raise FailedPrecondition(f"connectors/{name} is inactive", reason="CONNECTOR_INACTIVE")
-    return connector
+    return connector, wanted
 
 
 def _canonical(value: object) -> bytes:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from services.chassis import errors, failpoints, strict_json
 from services.chassis.database import Database
+from services.chassis.evaluator import Evaluator
 from services.chassis.ids import SLUG
 from services.chassis.secret import Secret
 from services.executor import events
@@ -71,11 +72,13 @@ class Inbound:
         database: Database,
         registry: Registry,
         catalog: Catalog,
+        evaluator: Evaluator,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._registry = registry
         self._catalog = catalog
+        self._evaluator = evaluator
         self._now = now
         self._nobodys = Secret(secrets.token_bytes(32))
 
@@ -89,8 +92,10 @@ class Inbound:
         if door is None:
             raise NotLetIn("no such endpoint, or it is not active")
         key = await self._registry.lease_key(door.tenant_id)
+        event = event_of(door, delivery)
+        taking = await events.taken_by(self._database, event, self._evaluator)
         async with self._database.tenant(door.tenant_id) as tx:
-            accepted = await events.accept(tx, event_of(door, delivery), key)
+            accepted = await events.accept(tx, event, taking, key)
             BEFORE_COMMIT.hit()
         AFTER_COMMIT.hit()
         return accepted

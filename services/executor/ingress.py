@@ -1,11 +1,13 @@
 """The HTTP server for webhooks, and the one place where our errors become HTTP statuses.
 
-POST /v1/{tenant}/{endpoint}      202 {"event": id}; a redelivery gets the first one's answer
+POST /v1/{tenant}/{endpoint}      202 {"event": id}; a redelivery gets the first one's answer;
+                                  429 with Retry-After while the tenant's quota is used up
 GET  /healthz                     200 while the process serves
 """
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -42,17 +44,25 @@ STATUSES: Final[tuple[tuple[type[errors.TenonError], int, str], ...]] = (
     (TooLarge, 413, f"the body is longer than {LARGEST_BODY} bytes"),
     (TooSlow, 408, "the body did not come in time"),
     (BrokenOff, 400, "the body is not whole"),
+    (errors.ResourceExhausted, 429, "the quota is used up"),
     (errors.Unavailable, 503, "try again soon"),
     (errors.Aborted, 503, "try again soon"),
     (errors.DeadlineExceeded, 503, "try again soon"),
     (errors.TenonError, 500, "internal error"),
 )
-"""The first that fits says the answer; nothing else of an error reaches the sender."""
+"""The first that fits says the answer; of an error itself only when to send again is told."""
+AGAIN: Final = frozenset({429, 503})
 
 
 @asynccontextmanager
-async def serving(inbound: Inbound, host: str, port: int) -> AsyncIterator[int]:
-    """Take webhooks in until the block ends, then let those under way end; yields the port."""
+async def serving(
+    inbound: Inbound, host: str, port: int, *, reuse_port: bool = False
+) -> AsyncIterator[int]:
+    """Take webhooks in until the block ends, then let those under way end; yields the port.
+
+    With `reuse_port` other processes of the same user may listen there too. Raises Unavailable
+    where somebody else does.
+    """
     runner = web.AppRunner(
         _application(inbound),
         access_log=None,
@@ -62,7 +72,10 @@ async def serving(inbound: Inbound, host: str, port: int) -> AsyncIterator[int]:
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        try:
+            await web.TCPSite(runner, host, port, reuse_port=reuse_port).start()
+        except OSError:
+            raise errors.Unavailable(f"cannot listen on {host}:{port}") from None
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
@@ -108,9 +121,12 @@ def _told(error: errors.TenonError) -> web.Response:
     _, status, sentence = next(row for row in STATUSES if isinstance(error, row[0]))
     if isinstance(error, NotLetIn):
         log.info("webhook refused: %s", error.detail)
+    elif status == 429:
+        log.warning("webhook to be sent again: %s", error.message)
     elif status >= 500:
         log.error("webhook not taken: %s", error.message)
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+    wait_s = math.ceil(error.retry_after_s or RETRY_AFTER_S)
+    headers = {"Retry-After": str(wait_s)} if status in AGAIN else {}
     return web.json_response({"error": sentence}, status=status, headers=headers)
 
 

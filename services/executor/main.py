@@ -1,77 +1,260 @@
-"""The executor service: everything is wired here and nowhere else."""
+"""The executor service: everything is wired here and nowhere else.
 
+A process is one role, or all of them; or it supervises a process for each post (`roles`).
+"""
+
+import logging
 import sys
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
 
-from tenon.executor.v1 import execution_service_pb2
+from tenon.executor.v1 import execution_service_pb2, lane_service_pb2
 
+from services.chassis import budget, metrics
+from services.chassis.budget import Share
 from services.chassis.channel import open_channel
-from services.chassis.database import Database
+from services.chassis.database import Database, connections_of
 from services.chassis.egress import Egress, Limits, parse_allow
+from services.chassis.evaluator import Evaluator
 from services.chassis.interceptors import Gates
 from services.chassis.leader import lead
 from services.chassis.process import background, ready_until_told, start
+from services.chassis.retention import Retention
 from services.chassis.server import Listen, Service, serving
-from services.chassis.telemetry import remember
-from services.executor import ingress, projection
-from services.executor.executions import Endings, Executions
+from services.chassis.settings import SettingsError
+from services.chassis.telemetry import bind, remember
+from services.executor import doctor, ingress, lanes, projection, scheduler
+from services.executor.activity import Activities
+from services.executor.crew import supervise_crew
+from services.executor.doctor import Doctor
+from services.executor.dry_runs import DryRuns
+from services.executor.executions import Executions
 from services.executor.inbound import Inbound
+from services.executor.metrics import Metrics
 from services.executor.projection import Projection
+from services.executor.recorder import Recorder
 from services.executor.registry import Registry
 from services.executor.running import Running
+from services.executor.scheduler import Scheduler
 from services.executor.servicers.execution import ExecutionServicer
-from services.executor.settings import PREFIX, Settings
-from services.executor.store import cursor
+from services.executor.servicers.lane import LaneServicer
+from services.executor.settings import ALL_ROLES, PREFIX, Settings
+from services.executor.store import cursor, retention
 from services.executor.store.tenants import TenantFinder
+from services.executor.switchboard import Switchboard
+from services.executor.watching import Changes, Watches
 from services.executor.worker import Worker, WorkerLimits
 from services.providers.catalog import Catalog
 from services.providers.client import ProviderClient
+
+log = logging.getLogger(__name__)
+
+Ports = dict[str, int]
+
+EXECUTIONS: Final = execution_service_pb2.DESCRIPTOR.services_by_name["ExecutionService"]
+LANES: Final = lane_service_pb2.DESCRIPTOR.services_by_name["LaneService"]
 
 # The longest a step may be told to wait; each step's own timeout is shorter or this.
 STEP_LIMITS: Final = Limits(total_s=300)
 
 
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """What the parts of one process stand on."""
+
+    settings: Settings
+    database: Database
+    registry: Registry
+    catalog: Catalog
+    changes: Changes
+    evaluator: Evaluator
+    worker: Worker
+    scheduler: Scheduler
+    doctor: Doctor
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a role does as long as it runs; `running` yields the ports it listens on.
+
+    `sessions` are the database connections it keeps beside the pools.
+    """
+
+    running: Callable[[Wired], AbstractAsyncContextManager[Ports]]
+    sessions: int = 0
+
+
+def job(make: Callable[[Wired], Coroutine[Any, Any, None]], sessions: int) -> Part:
+    """A part that is a task."""
+
+    @asynccontextmanager
+    async def running(wired: Wired) -> AsyncIterator[Ports]:
+        async with background(make(wired)):
+            yield {}
+
+    return Part(running, sessions)
+
+
+def leading(name: str, loop: Callable[[Wired], Callable[[], Awaitable[None]]]) -> Part:
+    """A part that runs a loop of which the deployment has one."""
+    return job(lambda wired: lead(wired.settings.system_database_url, name, loop(wired)), 1)
+
+
+def _ageing(wired: Wired) -> Callable[[], Awaitable[None]]:
+    kept = timedelta(days=wired.settings.retention_days)
+    return Retention(wired.database, retention.TIME_TABLES, kept, retention.forget).follow
+
+
+@asynccontextmanager
+async def _calls(wired: Wired) -> AsyncIterator[Ports]:
+    """The gRPC services."""
+    settings, database = wired.settings, wired.database
+    gates = Gates(wired.registry, TenantFinder(database)).in_order()
+    listen = Listen(
+        settings.listen, settings.certificate, settings.private_key, settings.reuse_port
+    )
+    switchboard = Switchboard(database, wired.catalog, wired.worker.meters)
+    services = [
+        Service(EXECUTIONS, _executions(wired)),
+        Service(LANES, LaneServicer(switchboard)),
+    ]
+    async with serving(services, gates, listen) as port:
+        yield {"grpc": port}
+
+
+def _executions(wired: Wired) -> ExecutionServicer:
+    database = wired.database
+    return ExecutionServicer(
+        Executions(database, wired.registry, wired.changes, wired.worker),
+        Watches(database, wired.changes),
+        DryRuns(database, wired.catalog, wired.evaluator),
+        Activities(database),
+    )
+
+
+@asynccontextmanager
+async def _webhooks(wired: Wired) -> AsyncIterator[Ports]:
+    """The HTTP server."""
+    settings = wired.settings
+    inbound = Inbound(wired.database, wired.registry, wired.catalog, wired.evaluator)
+    async with ingress.serving(
+        inbound, settings.ingress_host, settings.ingress_port, reuse_port=settings.reuse_port
+    ) as port:
+        yield {"ingress": port}
+
+
+@asynccontextmanager
+async def _metrics(wired: Wired) -> AsyncIterator[Ports]:
+    """The metrics of this process, unless they are switched off."""
+    host, port = wired.settings.metrics_host, wired.settings.metrics_port
+    if not port:
+        yield {}
+        return
+    found = Metrics(wired.database, wired.worker.meters, wired.doctor, wired.scheduler)
+    async with metrics.serving(found, host, port) as bound:
+        yield {"metrics": bound}
+
+
+# The worker listens to two channels: work, and cancels.
+TURNS: Final = job(lambda wired: wired.worker.run(), sessions=2)
+# What callers wait for is run by the process that serves them.
+WAITED_FOR: Final = job(lambda wired: wired.worker.run(takes_turns=False), sessions=2)
+CHANGES: Final = job(lambda wired: wired.changes.follow(), sessions=1)
+LOOPS: Final = (
+    leading(projection.LEADER, lambda wired: Projection(wired.database, wired.registry).follow),
+    leading(retention.LEADER, _ageing),
+    leading(scheduler.LEADER, lambda wired: wired.scheduler.follow),
+    leading(doctor.LEADER, lambda wired: wired.doctor.follow),
+)
+METRICS: Final = Part(_metrics)
+CALLS: Final = Part(_calls)
+WEBHOOKS: Final = Part(_webhooks)
+
+ROLES: Final[Mapping[str, tuple[Part, ...]]] = {
+    # Each part outlives those after it, so that what the doors still let in has its worker.
+    ALL_ROLES: (METRICS, TURNS, CHANGES, *LOOPS, CALLS, WEBHOOKS),
+    "rpc": (METRICS, WAITED_FOR, CHANGES, CALLS),
+    "ingress": (METRICS, WEBHOOKS),
+    "work": (METRICS, TURNS, *LOOPS),
+}
+
+
 async def run(settings: Settings) -> None:
     """Serve until told to stop; says on standard output when it is ready."""
+    if settings.role not in ROLES:
+        raise SettingsError(f"{PREFIX}_ROLE must be one of {', '.join(ROLES)}")
+    if settings.supervises:
+        async with _database(settings) as database:
+            await _check(database, settings, settings.processes)
+        await supervise_crew(settings)
+    elif settings.role == ALL_ROLES:
+        await _serve(settings)
+    else:
+        with bind(role=settings.role):
+            await _serve(settings)
+
+
+async def _serve(settings: Settings) -> None:
     async with (
-        Database(
-            settings.database_url, settings.system_database_url, pool_size=settings.pool_size
-        ) as database,
+        _database(settings) as database,
         open_channel(
             settings.registry, key=remember(settings.service_key), ca_file=settings.registry_ca
         ) as channel,
         Egress(parse_allow(settings.egress_allow), STEP_LIMITS) as egress,
+        Evaluator() as evaluator,
     ):
         # A start without its database fails here, in words, rather than at the first call.
         await cursor.read(database)
-        await _serve(settings, database, Registry(channel), egress)
+        await _check(database, settings, {settings.role: 1})
+        wired = _wire(settings, database, Registry(channel), egress, evaluator)
+        async with AsyncExitStack() as parts:
+            ports: Ports = {}
+            for part in ROLES[settings.role]:
+                ports |= await parts.enter_async_context(part.running(wired))
+            await ready_until_told(**ports)
 
 
-async def _serve(
-    settings: Settings, database: Database, registry: Registry, egress: Egress
-) -> None:
-    catalog, endings = Catalog.load(), Endings(database)
+def _database(settings: Settings) -> Database:
+    return Database(
+        settings.database_url,
+        settings.system_database_url,
+        pool_size=settings.pool_size,
+        constraints=lanes.CONSTRAINTS,
+    )
+
+
+def _wire(
+    settings: Settings,
+    database: Database,
+    registry: Registry,
+    egress: Egress,
+    evaluator: Evaluator,
+) -> Wired:
+    catalog, changes = Catalog.load(), Changes(database)
     client = ProviderClient(egress, catalog)
-    running = Running(database, registry, client, catalog, endings, lease_s=settings.lease_s)
+    recorder = Recorder(database, lease_s=settings.lease_s)
+    running = Running(database, registry, client, catalog, recorder, changes, evaluator)
     limits = WorkerLimits(items=settings.concurrency, lease_s=settings.lease_s)
-    worker = Worker(database, {running.name: running}, limits)
-    follower = Projection(database, registry)
-    servicer = ExecutionServicer(Executions(database, registry, endings, worker))
-    contract = execution_service_pb2.DESCRIPTOR.services_by_name["ExecutionService"]
-    gates = Gates(registry, TenantFinder(database)).in_order()
-    listen = Listen(settings.listen, settings.certificate, settings.private_key)
-    inbound = Inbound(database, registry, catalog)
-    async with (
-        # Outermost, so that what the doors still let in has its workers.
-        background(
-            worker.run(),
-            endings.follow(),
-            lead(settings.system_database_url, projection.LEADER, follower.follow),
-        ),
-        serving([Service(contract, servicer)], gates, listen) as grpc_port,
-        ingress.serving(inbound, settings.ingress_host, settings.ingress_port) as ingress_port,
-    ):
-        await ready_until_told(grpc=grpc_port, ingress=ingress_port)
+    worker = Worker(database, {running.name: running}, recorder, limits)
+    return Wired(
+        settings, database, registry, catalog, changes, evaluator, worker,
+        Scheduler(database, registry), Doctor(database),
+    )  # fmt: skip
+
+
+async def _check(database: Database, settings: Settings, processes: Mapping[str, int]) -> None:
+    """Refuse to open more connections than the server has."""
+    pools = connections_of(settings.pool_size)
+    shares = [
+        Share(role, count, pools + sum(part.sessions for part in ROLES[role]))
+        for role, count in processes.items()
+    ]
+    capacity = await database.capacity()
+    wanted = budget.check(shares, capacity)
+    log.info("opens at most %d of the %d connections the database has", wanted, capacity)
 
 
 def main() -> int:

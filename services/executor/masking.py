@@ -3,7 +3,7 @@
 Fails closed: what is not known to be harmless is not shown.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from services.chassis.expressions import Json
@@ -15,11 +15,19 @@ LONGEST_SENTENCE: Final = 300
 DEEPEST: Final = 6
 MOST_MEMBERS: Final = 50
 MORE: Final = "…"
+SHORTEST_HIDDEN: Final = 6
+"""Characters; a shorter secret, a user's name say, hides only a text that is nothing else."""
 
 
 def masked(value: object, secrets: Collection[Secret]) -> Json:
     """`value` as it may be shown; `secrets` are those its call was made with."""
     return _masked(value, _in_clear(secrets), DEEPEST)
+
+
+def without(values: Mapping[str, Json], secrets: Collection[Secret]) -> dict[str, Json]:
+    """Values in full, but for texts and numbers that would give one of the secrets away."""
+    hidden = _in_clear(secrets)
+    return {name: _without(value, hidden) for name, value in values.items()}
 
 
 def sentence(text: str, secrets: Collection[Secret]) -> str:
@@ -39,6 +47,23 @@ def _masked(value: object, hidden: tuple[str, ...], depth: int) -> Json:
     if isinstance(value, int | float):
         return MASK if str(value) in hidden else value
     return _text(value, hidden) if isinstance(value, str) else MASK
+
+
+def _without(value: Json, hidden: tuple[str, ...]) -> Json:
+    if isinstance(value, dict):
+        return {
+            MASK if _gives_away(name, hidden) else name: _without(each, hidden)
+            for name, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_without(each, hidden) for each in value]
+    if value is None or isinstance(value, bool):
+        return value
+    return MASK if _gives_away(str(value), hidden) else value
+
+
+def _gives_away(text: str, hidden: tuple[str, ...]) -> bool:
+    return any(each == text or (len(each) >= SHORTEST_HIDDEN and each in text) for each in hidden)
 
 
 def _members(value: dict[object, object], hidden: tuple[str, ...], depth: int) -> Json:

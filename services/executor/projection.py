@@ -17,7 +17,10 @@ from uuid import UUID
 
 from services.chassis import errors, failpoints
 from services.chassis.database import Database
+from services.chassis.retention import utc_now
+from services.executor import scheduler
 from services.executor.cache import Clock
+from services.executor.governing import govern
 from services.executor.registry import FeedMessage, Registry, Snapshot
 from services.executor.store import cursor, projected, tenants
 from services.executor.store.tenants import ProjectedTenant
@@ -126,6 +129,8 @@ class Projection:
             if not await tenants.write(tx, tenant, seen=seen):
                 raise errors.Aborted("another leader projects this tenant")
             await projected.replace(tx, snapshot.tenant_id, snapshot.objects)
+            await scheduler.replace_all(tx, snapshot.tenant_id, snapshot.objects, utc_now())
+            await govern(tx, snapshot.tenant_id, snapshot.limits, snapshot.objects)
             BEFORE_COMMIT.hit()
 
     async def _advance(self, position: str) -> None:

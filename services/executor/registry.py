@@ -30,6 +30,7 @@ from services.chassis.secret import Secret
 from services.chassis.status import from_rpc_error
 from services.chassis.strict_json import whole
 from services.executor.cache import Cache, Clock, Keeping
+from services.executor.steering import Limits
 from services.executor.store.projected import ProjectedObject
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class Snapshot:
     slug: str
     revision: int
     enabled: bool
+    limits: Limits
     objects: tuple[ProjectedObject, ...]
 
 
@@ -161,7 +163,9 @@ class Registry:
                 objects += [projected(each) for each in part.chunk.objects if _is_projected(each)]
         if head.tenant_uid != str(tenant_id):
             raise errors.Unavailable("the registry sent a snapshot without its head")
-        return Snapshot(tenant_id, head.tenant, head.revision, head.enabled, tuple(objects))
+        return Snapshot(
+            tenant_id, head.tenant, head.revision, head.enabled, _limits(head), tuple(objects)
+        )
 
     async def watch_feed(self, position: str) -> AsyncGenerator[FeedMessage, None]:
         """What changes from a position on, endlessly. Raises OutOfRange where it is not kept."""
@@ -235,6 +239,18 @@ def projected(each: config.SnapshotObject) -> ProjectedObject:
         spec.pop("values")
     return ProjectedObject(
         KINDS[word], UUID(each.uid), resource.metadata.name, each.version, whole(spec)
+    )
+
+
+def _limits(head: config.SnapshotHead) -> Limits:
+    """What a tenant may; a tenant that is not enabled runs nothing."""
+    told = head.limits
+    return Limits(
+        paused=not head.enabled,
+        weight=told.weight,
+        max_running=told.max_running or None,
+        provider_caps=dict(told.max_running_per_provider),
+        work_per_hour=told.work_per_hour or None,
     )
 
 

@@ -6,38 +6,43 @@ made again where that does no harm, else the run ends with OUTCOME_UNKNOWN. The 
 end of the run and that of its work are one transaction.
 """
 
-from dataclasses import dataclass, field
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from random import Random
-from typing import Any
-from uuid import UUID
+from typing import Any, Final
 
 from services.chassis import failpoints
-from services.chassis.database import Database
+from services.chassis.database import Bound, Database
 from services.chassis.egress import EgressError
 from services.chassis.envelope import Unsealable
-from services.chassis.errors import (
-    Aborted,
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-)
-from services.chassis.secret import Secret
-from services.executor import lanes, steps
-from services.executor.executions import (
-    KIND,
-    Endings,
-    Secrets,
-    opened,
-    sealed,
-)
-from services.executor.lanes import Claimed
-from services.executor.masking import masked, sentence
-from services.executor.registry import LeasedKey
+from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.chassis.evaluator import Evaluator
+from services.executor import outputs, steps
+from services.executor.executions import CANCELLED, KIND, Secrets
+from services.executor.masking import sentence, without
+from services.executor.outputs import OutputInvalid
+from services.executor.progress import Progress, taken_up
+from services.executor.standing import Stopped, callee, check_running, check_switch
 from services.executor.steps import Step, Verdict
+from services.executor.store import execution_ends as ends
 from services.executor.store import executions as store
 from services.executor.store import projected
-from services.executor.store.executions import Ending, Execution
+from services.executor.store.execution_ends import Ending
 from services.executor.store.projected import Needs, ProjectedObject
+from services.executor.watching import Changes
+from services.executor.work import (
+    RETRY_S,
+    Claimed,
+    ClaimLost,
+    Done,
+    Later,
+    Notes,
+    Outcome,
+    Rows,
+    Why,
+)
 from services.providers.auth import Credential
 from services.providers.calls import Call, Integration
 from services.providers.catalog import Catalog
@@ -55,44 +60,20 @@ BEFORE_FINISH = failpoints.declare(
 )
 AFTER_FINISH = failpoints.declare("run.after_finish", "the run has ended and its work is gone")
 
-
-class ClaimLost(Aborted):
-    """Another worker has this run by now."""
-
-    reason = "CLAIM_LOST"
-
-
-class Stopped(FailedPrecondition):
-    """What a run needs is inactive or gone, so that it does not go on."""
-
-
-@dataclass(slots=True)
-class _Progress:
-    """One run in a worker's hands."""
-
-    claimed: Claimed
-    key: LeasedKey
-    execution: Execution
-    recipe: tuple[Step, ...]
-    seen: dict[str, Any]
-    secrets: list[Secret] = field(default_factory=list)
-
-    @property
-    def tenant_id(self) -> UUID:
-        return self.claimed.tenant_id
-
-    @property
-    def id(self) -> UUID:
-        return self.execution.id
-
-    def found(self, position: int) -> store.Step:
-        """How the step stood when this worker took over."""
-        stands = {each.position: each for each in self.execution.steps}
-        return stands.get(position) or store.Step(position, self.recipe[position].name, "", 0)
+AGAIN_S: Final = RETRY_S
+"""What a run waits, in seconds, before each time it is taken up again at a failed step."""
+JITTER: Final = 0.2
+LASTS_S: Final = 0.02
+"""A call that takes longer is seen under way."""
+GIVEN_UP: Final[Mapping[Why, Ending]] = {
+    "CANCELLED": CANCELLED,
+    "DEADLINE_EXCEEDED": Ending("timeout", "DEADLINE_EXCEEDED", "it did not end in time"),
+    "EXHAUSTED": Ending("failed", "INTERNAL", "it failed too often by itself"),
+}
 
 
 class Running:
-    """Runs executions; each intent prolongs the claim by `lease_s` seconds."""
+    """Runs executions."""
 
     name = KIND
 
@@ -102,48 +83,61 @@ class Running:
         secrets: Secrets,
         client: ProviderClient,
         catalog: Catalog,
-        endings: Endings,
+        notes: Notes,
+        changes: Changes,
+        evaluator: Evaluator,
         rng: Random | None = None,
-        *,
-        lease_s: float = lanes.LEASE_S,
     ) -> None:
         self._database = database
         self._secrets = secrets
         self._client = client
         self._catalog = catalog
-        self._endings = endings
+        self._notes = notes
+        self._changes = changes
+        self._evaluator = evaluator
         self._rng = rng or Random()  # noqa: S311 - spreads waits, hides nothing
-        self._lease_s = lease_s
 
-    async def run(self, claimed: Claimed) -> None:
-        """Carry one execution on; ClaimLost where another worker has it by now."""
+    async def prepare(self, claimed: Claimed) -> Progress | Done:
+        """The run as it stands, with what its first step needs; Done where nothing is to do."""
         key = await self._secrets.lease_key(claimed.tenant_id)
-        execution = await store.load(self._database, claimed.tenant_id, claimed.target_id)
-        if execution is None or execution.ended:
-            async with self._database.tenant(claimed.tenant_id) as tx:
-                await lanes.complete(tx, claimed)
-            return
-        try:
-            progress = _taken_up(claimed, key, execution)
-        except Unsealable:
-            await self._give_up(claimed)
-            return
-        for position in range(len(progress.recipe)):
-            settled = progress.found(position).state in {"success", "skipped"}
-            if not settled and not await self._step(progress, position):
-                return
-
-    async def _step(self, progress: _Progress, position: int) -> bool:
-        """Try one step; whether to go on with the next."""
-        attempts, verdict = await self._tried(progress, position)
-        return await self._record(progress, position, attempts, verdict)
-
-    async def _tried(self, progress: _Progress, position: int) -> tuple[int, Verdict]:
-        """The tries a step has had now, and how it stands after the last."""
-        step, found = progress.recipe[position], progress.found(position)
-        needs = await projected.needs(
-            self._database, progress.tenant_id, progress.execution.connector_id, step.integration
+        # A connector's lane has its id.
+        beside = projected.needing(claimed.tenant_id, claimed.lane_id)
+        execution, answers = await store.load(
+            self._database, claimed.tenant_id, claimed.target_id, beside
         )
+        if execution is None or execution.ended:
+            return Done()
+        try:
+            return taken_up(claimed, key, execution, projected.wanted(answers))
+        except Unsealable:
+            return self._given_up(
+                claimed, Ending("failed", "STATE_UNREADABLE", "its sealed state cannot be opened")
+            )
+
+    async def call(self, claimed: Claimed, prepared: Progress | Done) -> Outcome:
+        """Step after step to the end or to a wait; ClaimLost where another worker has it by now."""
+        if isinstance(prepared, Done):
+            return prepared
+        for position in range(len(prepared.recipe.steps)):
+            settled = prepared.found(position).settled
+            outcome = None if settled else await self._step(prepared, position)
+            if outcome is not None:
+                return outcome
+        return await self._concluded(prepared)
+
+    def give_up(self, claimed: Claimed, why: Why) -> Done:
+        """The end of a run that was cancelled, late, or failed too often by itself."""
+        return self._given_up(claimed, GIVEN_UP[why])
+
+    async def _step(self, progress: Progress, position: int) -> Outcome | None:
+        """Try one step; None: go on with the next."""
+        attempts, verdict = await self._tried(progress, position)
+        return await self._recorded(progress, position, attempts, verdict)
+
+    async def _tried(self, progress: Progress, position: int) -> tuple[int, Verdict]:
+        """The tries a step has had now, and how it stands after the last."""
+        step, found = progress.step(position), progress.found(position)
+        needs = await self._needs(progress, step)
         provider = needs.integration.spec["provider"] if needs.integration else ""
         repeatable = step.repeatable(self._catalog.manifests.get(provider))
         if found.in_flight and not repeatable:
@@ -155,29 +149,49 @@ class Running:
         if prepared is None:
             return 0, steps.skipped()
         attempts = found.attempts + 1
-        await self._intend(progress, position, attempts, repeatable=repeatable)
-        verdict = await self._call(step, prepared, attempts, repeatable=repeatable)
+        # Each time the run is taken up again, the step has all its tries anew.
+        tries = attempts - step.retry.max_attempts * found.retries
+        intend = partial(self._intend, progress, position, attempts, repeatable=repeatable)
+        call = partial(self._call, progress, step, prepared, tries, repeatable=repeatable)
+        if progress.fresh and repeatable:
+            verdict = await _beside(intend, call)
+        else:
+            await intend()
+            verdict = await call()
+        progress.fresh = False
         return attempts, verdict
 
+    async def _needs(self, progress: Progress, step: Step) -> Needs:
+        """What a step needs now; of the first, what was read with the run."""
+        read, progress.wanted = progress.wanted, None
+        needs = read.needs(step.integration) if read is not None else None
+        if needs is not None and needs.integration is not None:
+            return needs
+        where = (progress.tenant_id, progress.connector_id)
+        return await projected.needs(self._database, *where, step.integration)
+
     async def _prepared(
-        self, progress: _Progress, step: Step, needs: Needs, *, first: bool
+        self, progress: Progress, step: Step, needs: Needs, *, first: bool
     ) -> tuple[Integration, Call] | None:
         """The call to make, and as whom; None where the step's condition is false."""
-        integration = _allowed(needs, step.integration)
+        check_running(needs)
+        integration = callee(needs, step.integration)
+        check_switch(needs)
         spec = integration.spec
         manifest = self._catalog.get(spec["provider"])
         config = manifest.config_with_defaults(spec.get("config") or {})
         about = {"name": integration.name, "config": config}
-        scope = step.scope({**progress.seen, "integration": about})
-        if first and not step.wanted(scope):
+        seen = {**progress.seen, "integration": about}
+        view = self._evaluator.seeing(seen, progress.tenant_id)
+        if first and not await step.wanted(view):
             return None
-        call = steps.call_of(step, manifest, config, scope)
+        call = await steps.call_of(step, manifest, config, view)
         credential = await self._credential(progress, needs.credential)
         return Integration(
             manifest.provider, spec.get("base_url") or None, config, credential
         ), call
 
-    async def _credential(self, progress: _Progress, wanted: ProjectedObject | None) -> Credential:
+    async def _credential(self, progress: Progress, wanted: ProjectedObject | None) -> Credential:
         if wanted is None:
             return Credential()
         try:
@@ -190,132 +204,148 @@ class Running:
         return Credential(found.type, found.values)
 
     async def _intend(
-        self, progress: _Progress, position: int, attempts: int, *, repeatable: bool
+        self, progress: Progress, position: int, attempts: int, *, repeatable: bool
     ) -> None:
         """Say, before it is made, that a call is made."""
         BEFORE_INTENT.hit()
-        step = progress.recipe[position].name
+        where, name = progress.where, progress.step(position).name
+        begin = store.beginning(*where, position, name, attempts, repeatable=repeatable)
         # An intent that is lost with the disk's cache only lets a harmless call be made again.
-        async with self._database.tenant(progress.tenant_id, durable=not repeatable) as tx:
-            *_, begun = await tx.conclude(
-                [
-                    lanes.renewing(progress.claimed, self._lease_s),
-                    store.running(progress.tenant_id, progress.id),
-                    store.beginning(progress.claimed, position, step, attempts),
-                ]
-            )
+        _, begun = await self._notes.note(
+            progress.claimed, [store.running(*where), begin], durable=not repeatable
+        )
         _still_ours(begun)
         AFTER_INTENT.hit()
 
     async def _call(
-        self, step: Step, prepared: tuple[Integration, Call], attempts: int, *, repeatable: bool
+        self,
+        progress: Progress,
+        step: Step,
+        prepared: tuple[Integration, Call],
+        tries: int,
+        *,
+        repeatable: bool,
     ) -> Verdict:
         integration, call = prepared
         try:
             response = await self._client.send(integration, call, timeout_s=step.timeout_s)
         except EgressError as error:
-            return steps.unanswered(step, error, attempts, self._rng, repeatable=repeatable)
+            return steps.unanswered(step, error, tries, self._rng, repeatable=repeatable)
         except (InvalidArgument, NotFound) as error:
             return steps.refused(error)
         finally:
             AFTER_CALL.hit()
-        return steps.answered(step, response, attempts, self._rng, repeatable=repeatable)
+        return await steps.answered(
+            step,
+            response,
+            tries,
+            self._rng,
+            self._evaluator,
+            repeatable=repeatable,
+            owner=progress.tenant_id,
+        )
 
-    async def _record(
-        self, progress: _Progress, position: int, attempts: int, verdict: Verdict
-    ) -> bool:
-        """Keep the outcome of a try; whether there is a next step to go on with."""
+    async def _recorded(
+        self, progress: Progress, position: int, attempts: int, verdict: Verdict
+    ) -> Outcome | None:
+        """The outcome where the run ends or waits; else what it has come to is kept."""
+        again_s = self._again_s(progress, verdict)
+        if again_s is not None:
+            verdict = replace(verdict, state="running", wait_s=again_s)
+        elif progress.passes_over(position, verdict):
+            verdict = steps.passed_over(verdict, sentence(verdict.message, progress.secrets))
         waits = verdict.state == "running"
-        ending = None if waits else _ending(progress, position, verdict)
-        step = _row(progress, position, attempts, verdict, keep=ending is None)
+        ending = None if waits else progress.ending(position, verdict)
+        retries = int(again_s is not None)
+        step = progress.row(position, attempts, verdict, retries=retries, keep=ending is None)
+        retrying = [store.retrying(*progress.where)] * retries
+        recording = store.recording(*progress.where, step)
         BEFORE_RECORD.hit()
-        recording = store.recording(progress.tenant_id, progress.id, step)
-        async with self._database.tenant(progress.tenant_id) as tx:
-            if ending is not None:
-                finishing = store.finishing(progress.tenant_id, progress.id, ending)
-                _still_ours(await lanes.complete(tx, progress.claimed, [recording, *finishing]))
-                BEFORE_FINISH.hit()
-            else:
-                _still_ours((await tx.pipeline([recording]))[0])
-            if waits:
-                _still_ours(await lanes.postpone(tx, progress.claimed, verdict.wait_s))
-        AFTER_RECORD.hit()
         if ending is not None:
-            AFTER_FINISH.hit()
-            self._endings.tell(progress.id)
+            BEFORE_FINISH.hit()
+            return self._ended(progress, ending, recording)
+        if waits:
+            record = [store.running(*progress.where), recording, *retrying]
+            return Later(record=record, delay_s=verdict.wait_s, told=_recorded)
+        (kept,) = await self._notes.note(progress.claimed, [recording])
+        _still_ours(kept)
+        AFTER_RECORD.hit()
         progress.seen["steps"][step.step] = verdict.kept
-        return not waits and ending is None
+        return None
 
-    async def _give_up(self, claimed: Claimed) -> None:
-        """End a run whose sealed state does not open with the tenant's key."""
-        unread = Ending("failed", "STATE_UNREADABLE", "its sealed state cannot be opened")
-        async with self._database.tenant(claimed.tenant_id) as tx:
-            finishing = store.finishing(claimed.tenant_id, claimed.target_id, unread)
-            _still_ours(await lanes.complete(tx, claimed, finishing))
-        self._endings.tell(claimed.target_id)
+    def _again_s(self, progress: Progress, verdict: Verdict) -> float | None:
+        """In how many seconds the run is taken up again at a failed step; None: it is not."""
+        so_far = progress.retries
+        if not (verdict.failed and verdict.may_pass and so_far < progress.recipe.max_retries):
+            return None
+        after = AGAIN_S[min(so_far, len(AGAIN_S) - 1)]
+        return max(verdict.wait_s, after * self._rng.uniform(1 - JITTER, 1 + JITTER))
+
+    async def _concluded(self, progress: Progress) -> Done:
+        """The end of a run whose steps are all behind it."""
+        try:
+            ending = await self._success(progress)
+        except (OutputInvalid, Stopped) as error:
+            ending = Ending("failed", error.code, sentence(error.message, progress.secrets))
+        BEFORE_FINISH.hit()
+        return self._ended(progress, ending)
+
+    async def _success(self, progress: Progress) -> Ending:
+        if not progress.recipe.output:
+            return Ending("success")
+        for name in sorted(progress.called_before()):
+            # No credential may come out, whichever worker it was used by.
+            where = (progress.tenant_id, progress.connector_id)
+            needs = await projected.needs(self._database, *where, name)
+            await self._credential(progress, needs.credential)
+        found = await outputs.mapped(
+            progress.recipe.output, progress.seen, self._evaluator, progress.tenant_id
+        )
+        return progress.success(without(found, progress.secrets))
+
+    def _ended(self, progress: Progress, ending: Ending, *first: Bound) -> Done:
+        """The end of a run by itself."""
+        finishing = ends.finishing(*progress.where, ending, progress.took_s)
+        return self._done(progress.claimed, [*first, *finishing])
+
+    def _given_up(self, claimed: Claimed, ending: Ending) -> Done:
+        """The end of a run before its time."""
+        return self._done(claimed, ends.giving_up(claimed.tenant_id, claimed.target_id, ending))
+
+    def _done(self, claimed: Claimed, record: Sequence[Bound]) -> Done:
+        """An end; who waits for it in this process gets the run as it was committed."""
+        reading = store.getting(claimed.tenant_id, claimed.target_id)
+
+        def told(answers: list[Rows]) -> None:
+            _recorded(answers)
+            AFTER_FINISH.hit()
+            self._changes.tell(claimed.target_id, store.got(answers[-2:]))
+
+        return Done(record=[*record, *reading], told=told)
 
 
-def _taken_up(claimed: Claimed, key: LeasedKey, execution: Execution) -> _Progress:
-    """A run as its rows have it. Raises Unsealable."""
-    where = (key, claimed.tenant_id, execution.id)
-    state = opened(*where, "sealed_input", execution.sealed_input or b"")
-    recipe = tuple(Step.from_spec(each) for each in state.pop("steps"))
-    kept = {
-        each.step: opened(*where, _column(each.position), each.sealed_output)
-        for each in execution.steps
-        if each.sealed_output is not None
-    }
-    return _Progress(claimed, key, execution, recipe, {**state, "steps": kept})
+def _recorded(_: list[Rows]) -> None:
+    AFTER_RECORD.hit()
 
 
-def _column(position: int) -> str:
-    return f"sealed_output.{position}"
+async def _beside(
+    intend: Callable[[], Awaitable[None]], call: Callable[[], Coroutine[Any, Any, Verdict]]
+) -> Verdict:
+    """Make a harmless call under a claim that cannot be lost yet.
 
-
-def _row(
-    progress: _Progress, position: int, attempts: int, verdict: Verdict, *, keep: bool
-) -> store.Step:
-    """What is stored of a try; what later steps need of it only where there are any."""
-    where = (progress.key, progress.tenant_id, progress.id, _column(position))
-    shown = masked(verdict.kept.get("output", {}), progress.secrets)
-    return store.Step(
-        position=position,
-        step=progress.recipe[position].name,
-        state=verdict.state,
-        attempts=attempts,
-        response_status=verdict.status,
-        masked_output=shown if isinstance(shown, dict) else {},
-        failure_reason=verdict.reason,
-        failure_message=sentence(verdict.message, progress.secrets),
-        sealed_output=sealed(*where, verdict.kept) if keep and verdict.kept else None,
-    )
+    Nothing hangs on its intent but what others see, so it is committed where the call lasts.
+    """
+    calling = asyncio.create_task(call())
+    try:
+        await asyncio.wait([calling], timeout=LASTS_S)
+        if not calling.done():
+            await intend()
+        return await calling
+    finally:
+        calling.cancel()
 
 
 def _still_ours(held: object) -> None:
     """Raise ClaimLost, which undoes the transaction, unless something was found to be ours."""
     if not held:
-        raise ClaimLost("another worker has this run")
-
-
-def _ending(progress: _Progress, position: int, verdict: Verdict) -> Ending | None:
-    """The end that a step's outcome brings, or None where more steps follow."""
-    name = progress.recipe[position].name
-    if verdict.state in {"failed", "timeout"}:
-        message = sentence(f"step {name}: {verdict.message}", progress.secrets)
-        return Ending(verdict.state, verdict.reason, message)
-    return Ending("success") if position == len(progress.recipe) - 1 else None
-
-
-def _allowed(needs: Needs, name: str) -> ProjectedObject:
-    """The integration to call. Raises Stopped where the run may not go on."""
-    if not needs.enabled:
-        raise Stopped("the tenant is disabled", reason="TENANT_DISABLED")
-    if needs.connector is None or not needs.connector.spec["is_active"]:
-        raise Stopped("the connector is inactive or gone", reason="CONNECTOR_INACTIVE")
-    if needs.integration is None:
-        raise Stopped(f"integrations/{name} is gone", reason="INTEGRATION_UNKNOWN")
-    if not needs.integration.spec["is_active"]:
-        raise Stopped(f"integrations/{name} is inactive", reason="INTEGRATION_INACTIVE")
-    if needs.integration.spec.get("credential") and needs.credential is None:
-        raise Stopped(f"the credential of integrations/{name} is gone", reason="CREDENTIAL_UNKNOWN")
-    return needs.integration
+        raise ClaimLost

@@ -1,20 +1,30 @@
 """The executor's settings: each is the environment variable TENON_EXECUTOR_<NAME>."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.chassis.secret import Secret
 
 PREFIX = "TENON_EXECUTOR"
+ALL_ROLES = "all"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the executor is told at its start; secrets best by `<NAME>_FILE`.
 
+    `role` is what this process does: `rpc`, `ingress`, `work`, or all three. Told how many
+    processes of each role to run, it runs and supervises those instead; a role left at 0 is another
+    host's. `reuse_port` lets several processes listen where this one does.
+
     `listen` and `ingress_port` take port 0 for any free one. `egress_allow` is a list of internal
     hosts and networks that connectors may reach (`chassis.addresses.parse_allow`). `lease_s` is how
-    long a dead worker keeps what it had claimed.
+    long a dead worker keeps what it had claimed. `retention_days` is how long events and executions
+    are kept at least: they go by whole months, and never before two of them are over.
+
+    Metrics are served on `metrics_port`, or nowhere where it is 0; of several processes the first
+    serves them there, each further one on the next port.
     """
 
     database_url: Secret
@@ -29,7 +39,29 @@ class Settings:
     ingress_port: int = 8080
     egress_allow: str = ""
     pool_size: int = 8
-    concurrency: int = 32
+    concurrency: int = 128
     lease_s: float = 30.0
+    retention_days: int = 90
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 9465
+    role: str = ALL_ROLES
+    rpc_processes: int = 0
+    ingress_processes: int = 0
+    work_processes: int = 0
+    reuse_port: bool = False
     log_format: str = "json"
     log_level: str = "INFO"
+
+    @property
+    def processes(self) -> Mapping[str, int]:
+        """How many processes of each role to run here."""
+        return {
+            "rpc": self.rpc_processes,
+            "ingress": self.ingress_processes,
+            "work": self.work_processes,
+        }
+
+    @property
+    def supervises(self) -> bool:
+        """Whether it runs other processes instead of doing anything itself."""
+        return self.role == ALL_ROLES and any(self.processes.values())

@@ -1,6 +1,6 @@
-"""One step of a connector, pure: what its call is, and what the call's outcome means."""
+"""One step of a connector: what its call is, and what the call's outcome means."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Final, Literal
@@ -8,9 +8,10 @@ from typing import Any, Final, Literal
 from services.chassis import strict_json
 from services.chassis.egress import ConnectFailed, EgressError, ResponseLost
 from services.chassis.errors import TenonError
-from services.chassis.expressions import Expression, ExpressionError, Json, Scope
-from services.chassis.jsonpath import JsonPath
-from services.chassis.templates import as_text, expressions, render
+from services.chassis.evaluation import NotJson
+from services.chassis.evaluator import Evaluator, View
+from services.chassis.expressions import Json
+from services.chassis.templates import as_text
 from services.providers.calls import Call, operation_call
 from services.providers.client import ProviderResponse
 from services.providers.failures import Failure, backoff
@@ -54,6 +55,7 @@ class Step:
     timeout_s: float
     retry: Retry
     idempotent: bool | None
+    continue_on_error: bool
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> "Step":
@@ -71,6 +73,7 @@ class Step:
             timeout_s=seconds(spec["timeout"]),
             retry=Retry(retry["max_attempts"], seconds(retry["base"]), seconds(retry["cap"])),
             idempotent=spec.get("idempotent"),
+            continue_on_error=bool(spec.get("continue_on_error")),
         )
 
     def repeatable(self, manifest: Manifest | None) -> bool:
@@ -82,32 +85,17 @@ class Step:
             return operation is not None and operation.idempotent
         return self.method in REPEATABLE_METHODS
 
-    def wanted(self, scope: Scope) -> bool:
+    async def wanted(self, view: View) -> bool:
         """Whether its condition holds. Raises ExpressionError."""
-        return not self.condition or Expression.parse(self.condition).holds(scope)
-
-    def scope(self, seen: Mapping[str, Any]) -> Scope:
-        """What its expressions see of `seen`: only what they name, since handing over takes time.
-
-        Raises ExpressionError.
-        """
-        maps = (self.path_params, self.query, self.headers)
-        texts: Json = [self.path, self.body, *(text for each in maps for text in each.values())]
-        condition = [Expression.parse(self.condition)] if self.condition else []
-        found = [*condition, *expressions(texts)]
-        names = frozenset[tuple[str, str | None]]().union(*(each.selected for each in found))
-        visible = {name: seen[name] for name, _ in names if name in seen}
-        if "steps" in visible and ("steps", None) not in names:
-            named = {name: kept for name, kept in seen["steps"].items() if ("steps", name) in names}
-            visible["steps"] = named
-        return Scope(visible)
+        return not self.condition or await view.holds(self.condition)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """How a step stands after a try; `running` is to be tried again in `wait_s` seconds.
 
-    `kept` is what later steps see of it: output, status and body.
+    `kept` is what later steps see of it: output, status and body, or error. One that failed and
+    `may_pass` has used up its tries; another would do no harm, and is not wanted before `wait_s`.
     """
 
     state: State
@@ -116,28 +104,40 @@ class Verdict:
     reason: str = ""
     message: str = ""
     wait_s: float = 0
+    may_pass: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether the step has come to a bad end."""
+        return self.state in {"failed", "timeout"}
 
 
-def call_of(step: Step, manifest: Manifest, config: Mapping[str, object], scope: Scope) -> Call:
+async def call_of(step: Step, manifest: Manifest, config: Mapping[str, object], view: View) -> Call:
     """The call, every template rendered. Raises ExpressionError and CallInvalid."""
-    params, query = _values(step.path_params, scope), _values(step.query, scope)
-    headers = {name: as_text(value) for name, value in _values(step.headers, scope).items()}
-    body = render(step.body, scope)
+    path = {} if step.operation else {"path": step.path}
+    maps: dict[str, Any] = {
+        "path_params": step.path_params,
+        "query": step.query,
+        "headers": step.headers,
+    }
+    # All at once: what goes to another process goes there once.
+    made: Any = await view.render({**path, **maps, "body": step.body})
+    params, query, given = (_given(made[name]) for name in maps)
+    headers = {name: as_text(value) for name, value in given.items()}
     operation = manifest.operations.get(step.operation)
     if not step.operation:
-        path = as_text(render(step.path, scope))
-        return Call(step.method, path, params, query, headers, body)
+        return Call(step.method, as_text(made["path"]), params, query, headers, made["body"])
     if operation is not None:
         params, query = _typed(operation.path_params, params), _typed(operation.query, query)
     call = operation_call(
-        manifest, step.operation, params=params, query=query, body=body, config=config
+        manifest, step.operation, params=params, query=query, body=made["body"], config=config
     )
     return replace(call, headers=headers)
 
 
 def skipped() -> Verdict:
     """Of a step whose condition is false."""
-    return Verdict("skipped", kept={"output": {}, "status": 0, "body": None})
+    return Verdict("skipped", kept=kept())
 
 
 def interrupted() -> Verdict:
@@ -151,25 +151,47 @@ def refused(error: TenonError) -> Verdict:
     return Verdict("failed", reason=error.code, message=error.message)
 
 
-def answered(
-    step: Step, response: ProviderResponse, attempts: int, rng: Random, *, repeatable: bool
+def passed_over(verdict: Verdict, message: str) -> Verdict:
+    """A failure that lets the run go on: later steps see why, in the words of `message`."""
+    error: Json = {"reason": verdict.reason, "message": message}
+    return replace(verdict, kept=kept(status=verdict.status, error=error))
+
+
+def kept(
+    output: Json = None, status: int = 0, body: Json = None, error: Json = None
+) -> dict[str, Json]:
+    """What later steps see of one; an `error` only where there is one, so that has() tells."""
+    seen: dict[str, Json] = {"output": output or {}, "status": status, "body": body}
+    return {**seen, "error": error} if error is not None else seen
+
+
+async def answered(
+    step: Step,
+    response: ProviderResponse,
+    attempts: int,
+    rng: Random,
+    evaluator: Evaluator,
+    *,
+    repeatable: bool,
+    owner: Hashable = None,
 ) -> Verdict:
     """Of a whole answer to try number `attempts`."""
     if response.failure is None:
-        return _kept(step, response)
+        return await _kept(step, response, evaluator, owner)
     failure = response.failure
     # A provider that asks to come back later has done nothing.
     came_too_early = failure.kind == "rate_limited" or (
         failure.status == 503 and failure.retry_after_s is not None
     )
-    again = failure.retryable and (repeatable or came_too_early) and _left(step, attempts)
+    may_pass = failure.retryable and (repeatable or came_too_early)
     said = f": {failure.message}" if failure.message else ""
     return Verdict(
-        "running" if again else "failed",
+        "running" if may_pass and _left(step, attempts) else "failed",
         status=failure.status,
         reason=failure.kind.upper(),
         message=f"the provider answered {failure.status}{said}",
-        wait_s=_wait(step.retry, attempts, rng, failure) if again else 0,
+        wait_s=_wait(step.retry, attempts, rng, failure) if may_pass else 0,
+        may_pass=may_pass,
     )
 
 
@@ -182,10 +204,16 @@ def unanswered(
     if lost and not repeatable:
         return Verdict("failed", status, reason=OUTCOME_UNKNOWN, message=error.message)
     reason = TIMEOUT if late else error.code
-    if (lost or isinstance(error, ConnectFailed)) and _left(step, attempts):
-        wait_s = _wait(step.retry, attempts, rng)
-        return Verdict("running", status, reason=reason, message=error.message, wait_s=wait_s)
-    return Verdict("timeout" if late else "failed", status, reason=reason, message=error.message)
+    may_pass = lost or isinstance(error, ConnectFailed)
+    ended: State = "timeout" if late else "failed"
+    return Verdict(
+        "running" if may_pass and _left(step, attempts) else ended,
+        status,
+        reason=reason,
+        message=error.message,
+        wait_s=_wait(step.retry, attempts, rng) if may_pass else 0,
+        may_pass=may_pass,
+    )
 
 
 def seconds(duration: str) -> float:
@@ -193,31 +221,34 @@ def seconds(duration: str) -> float:
     return float(duration.removesuffix("s"))
 
 
-def _kept(step: Step, response: ProviderResponse) -> Verdict:
-    body, is_json = _body(response.body)
-    if step.extract and not is_json:
-        message = "the answer is not JSON, so there is nothing to extract from"
-        return Verdict("failed", response.status, reason="ANSWER_NOT_JSON", message=message)
+async def _kept(
+    step: Step, response: ProviderResponse, evaluator: Evaluator, owner: Hashable
+) -> Verdict:
+    output: dict[str, Json] = {}
     try:
-        paths = {name: JsonPath.parse(path) for name, path in step.extract.items()}
-        output: Json = {name: path.extract(body) for name, path in paths.items()}
+        if step.extract:
+            # Nothing at all is null.
+            body = response.body if response.body.strip() else b"null"
+            output = await evaluator.extract(step.extract, body, owner)
+    except NotJson as error:
+        return Verdict("failed", response.status, reason="ANSWER_NOT_JSON", message=error.message)
     except TenonError as error:
         return Verdict("failed", response.status, reason=error.code, message=error.message)
-    kept: dict[str, Json] = {"output": output, "status": response.status}
+    seen: dict[str, Json] = {"output": output, "status": response.status}
     if len(response.body) <= LARGEST_BODY:
-        kept["body"] = body
-    return Verdict("success", response.status, kept)
+        seen["body"] = _body(response.body)
+    return Verdict("success", response.status, seen)
 
 
-def _body(body: bytes) -> tuple[Json, bool]:
-    """JSON and True, or else text and False; nothing at all is null."""
+def _body(body: bytes) -> Json:
+    """JSON, or else text; nothing at all is null."""
     if not body.strip():
-        return None, True
+        return None
     try:
         parsed: Any = strict_json.parse(body)
     except ValueError:
-        return body.decode(errors="replace"), False
-    return parsed, True
+        return body.decode(errors="replace")
+    return parsed  # type: ignore[no-any-return]
 
 
 def _left(step: Step, attempts: int) -> bool:
@@ -231,17 +262,9 @@ def _wait(retry: Retry, attempts: int, rng: Random, failure: Failure | None = No
     return backoff(attempts, base_s=retry.base_s, cap_s=retry.cap_s, rng=rng)
 
 
-def _values(texts: Mapping[str, str], scope: Scope) -> dict[str, Json]:
-    """Rendered, without those that came to null."""
-    rendered = {name: _named(name, text, scope) for name, text in texts.items()}
+def _given(rendered: Mapping[str, Json]) -> dict[str, Json]:
+    """Without those that came to null."""
     return {name: value for name, value in rendered.items() if value is not None}
-
-
-def _named(name: str, text: str, scope: Scope) -> Json:
-    try:
-        return render(text, scope)
-    except ExpressionError as error:
-        raise type(error)(f"{name}: {error.message}", error.position) from None
 
 
 def _typed(parameters: Mapping[str, Parameter], values: Mapping[str, Json]) -> dict[str, Json]:

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from services.chassis.expressions import Expression, ExpressionError, Scope
+from services.chassis.evaluator import View
+from services.chassis.expressions import ExpressionError
 from services.executor.store.projected import ProjectedObject
 
 log = logging.getLogger(__name__)
@@ -12,18 +13,16 @@ log = logging.getLogger(__name__)
 FAMILY: Final = ".*"
 
 
-def matching(
-    subscriptions: Sequence[ProjectedObject], event: Mapping[str, Any]
+async def matching(
+    subscriptions: Sequence[ProjectedObject], event: Mapping[str, Any], view: View
 ) -> list[ProjectedObject]:
-    """Those that take the event {id, type, payload, headers}: active, of its type, filter true.
+    """Those that take the event {id, type}: active, of its type, and true is the filter on `view`.
 
-    A filter that has no answer for this event does not hold; the log says why.
+    A filter that has no answer for this event does not hold; the log says why. Raises Unavailable
+    where it should be tried again.
     """
     asked = [each for each in subscriptions if _asks_for(each, event["type"])]
-    if not any(each.spec["filter"] for each in asked):
-        return asked
-    scope = Scope({"event": event})
-    return [each for each in asked if _holds(each, scope, event["id"])]
+    return [each for each in asked if await _holds(each, view, event["id"])]
 
 
 def _asks_for(subscription: ProjectedObject, event_type: str) -> bool:
@@ -43,12 +42,12 @@ def _is_of(pattern: str, event_type: str) -> bool:
     return event_type == family or event_type.startswith(f"{family}.")
 
 
-def _holds(subscription: ProjectedObject, scope: Scope, event_id: str) -> bool:
+async def _holds(subscription: ProjectedObject, view: View, event_id: str) -> bool:
     text = subscription.spec["filter"]
     if not text:
         return True
     try:
-        return Expression.parse(text).holds(scope)
+        return await view.holds(text)
     except ExpressionError as error:
         log.warning(
             "the filter of subscription %s has no answer for event %s: %s",

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Double,
     Integer,
     LargeBinary,
     MetaData,
@@ -18,7 +19,7 @@ from sqlalchemy import (
     Text,
     Uuid,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 METADATA = MetaData(schema="executor")
 TIME = DateTime(timezone=True)
@@ -57,6 +58,16 @@ PROJECTED_OBJECTS = Table(
     _column("spec", JSONB),
 )
 
+SCHEDULES = Table(
+    "schedules",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("schedule_id", Uuid),
+    _column("recurrence", JSONB),
+    _column("moment", TIME),
+    _column("next_at", TIME),
+)
+
 TENANT_LANES = Table(
     "tenant_lanes",
     METADATA,
@@ -64,6 +75,12 @@ TENANT_LANES = Table(
     _column("next_at", TIME),
     _column("claim_id", Uuid, nullable=True),
     _column("lease_until", TIME, nullable=True),
+    _column("paused", Boolean),
+    _column("weight", SmallInteger),
+    _column("max_running", Integer, nullable=True),
+    _column("provider_caps", JSONB),
+    _column("work_per_hour", Integer, nullable=True),
+    _column("quota_at", TIME),
 )
 
 LANES = Table(
@@ -72,8 +89,25 @@ LANES = Table(
     _column("tenant_id", Uuid),
     _column("lane_id", Uuid),
     _column("kind", Text),
+    _column("provider", Text),
     _column("next_at", TIME),
+    _column("pause_reason", Text),
+    _column("owner", Text),
+    _column("weight", SmallInteger),
     _column("concurrency", Integer),
+    _column("ordering", Text),
+    _column("rate_per_s", Double, nullable=True),
+    _column("burst", Integer),
+    _column("rate_at", TIME),
+    _column("retry_s", ARRAY(Double)),
+    _column("breaker_threshold", Integer, nullable=True),
+    _column("breaker_reset_s", Double),
+    _column("breaker_probes", Integer),
+    _column("breaker_trips_allowed", Integer, nullable=True),
+    _column("breaker", Text),
+    _column("failures", Integer),
+    _column("trips", Integer),
+    _column("open_until", TIME),
 )
 
 WORK = Table(
@@ -84,11 +118,25 @@ WORK = Table(
     _column("kind", Text),
     _column("lane_id", Uuid),
     _column("target_id", Uuid),
+    _column("key", Text, nullable=True),
+    _column("place", BigInteger),
+    _column("blocked", Boolean),
     _column("due_at", TIME),
+    _column("deadline_at", TIME, nullable=True),
     _column("priority", SmallInteger),
     _column("attempt", Integer),
+    _column("failures", Integer),
+    _column("cancelled", Boolean),
     _column("claim_id", Uuid, nullable=True),
     _column("lease_until", TIME, nullable=True),
+)
+
+PROVIDER_SWITCHES = Table(
+    "provider_switches",
+    METADATA,
+    _column("provider", Text),
+    _column("reason", Text),
+    _column("switched_off_at", TIME),
 )
 
 EVENTS = Table(
@@ -128,11 +176,26 @@ EXECUTIONS = Table(
     _column("subscription", Text),
     _column("data_key_id", Uuid),
     _column("sealed_input", LargeBinary, nullable=True),
+    _column("links", JSONB),
+    _column("retries", Integer),
+    _column("failed_steps", Integer),
+    _column("sealed_output", LargeBinary, nullable=True),
+    _column("masked_output", JSONB),
     _column("failure_reason", Text),
     _column("failure_message", Text),
     _column("created_at", TIME),
     _column("started_at", TIME, nullable=True),
     _column("ended_at", TIME, nullable=True),
+    _column("watched_until", TIME, nullable=True),
+)
+
+EXECUTION_LINKS = Table(
+    "execution_links",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("name", Text),
+    _column("value", Text),
+    _column("execution_id", Uuid),
 )
 
 EXECUTION_STEPS = Table(
@@ -144,6 +207,8 @@ EXECUTION_STEPS = Table(
     _column("step", Text),
     _column("state", Text),
     _column("attempts", Integer),
+    _column("retries", Integer),
+    _column("repeatable", Boolean),
     _column("response_status", Integer),
     _column("sealed_output", LargeBinary, nullable=True),
     _column("masked_output", JSONB),

@@ -3,6 +3,7 @@
 A fault's field is `Kind/name#path`, so that the reconciler can point at file, line and column.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -11,6 +12,7 @@ from typing import Any, Final
 from services.chassis import constraints, expressions, jsonpath, templates
 from services.chassis.errors import InvalidArgument, NotFound, Violation
 from services.chassis.ids import SLUG, SLUG_RULE, TENANT_ID
+from services.chassis.recurrence import Recurrence, RecurrenceError
 from services.providers.auth import credential_fields
 from services.providers.catalog import Catalog
 from services.providers.manifest import Manifest
@@ -19,7 +21,13 @@ from services.registry.wanted import Complete, Declared, Key, Schemas, spec_of
 
 LONGEST_TIMEOUT_S: Final = 300.0
 MOST_ATTEMPTS: Final = 10
+MOST_AT_ONCE: Final = 1000
+HEAVIEST: Final = 100
 LONGEST_WAIT_S: Final = 3600.0
+LONGEST_RUN_S: Final = 86_400.0
+MOST_RETRIES: Final = 10
+DEEPEST_FIELD: Final = 8
+LARGEST_INPUT: Final = 64 * 1024
 
 # What expressions may name: the executor gives them values.
 EVENT: Final = frozenset({"id", "type", "payload", "headers"})
@@ -29,6 +37,7 @@ CONTEXT: Final[expressions.Names] = {
     "integration": frozenset({"name", "config"}),
 }
 TEMPLATED: Final = ("path", "path_params", "query", "headers", "body")
+_FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _EXPRESSION: Final = re.compile(r"\$\{.*?\}")
 
 Found = Iterator[tuple[str, str]]
@@ -77,6 +86,7 @@ class Checks:
         self._catalog = catalog
         self._schemas = schemas
         self._by_kind = {
+            "Tenant": self._tenant,
             "Integration": self._integration,
             "Credential": _credential,
             "Connector": self._connector,
@@ -105,6 +115,19 @@ class Checks:
         if check is not None:
             yield from check(one, known)
 
+    def _tenant(self, one: Complete, _: Mapping[Key, Complete]) -> Found:
+        limits, path = one.spec()["limits"], "spec.limits"
+        yield from _within(limits["weight"], 1, HEAVIEST, f"{path}.weight")
+        for name in ("max_running", "work_per_hour"):
+            yield from _not_negative(limits[name], f"{path}.{name}")
+        for provider, most in limits["max_running_per_provider"].items():
+            inner = f"{path}.max_running_per_provider.{provider}"
+            if self._manifest(provider) is None:
+                names = [each.provider for each in self._catalog]
+                yield inner, f"is not in the catalog{constraints.did_you_mean(provider, names)}"
+            if most < 1:
+                yield inner, "must be 1 or more; leave it out for no limit"
+
     def _integration(self, one: Complete, known: Mapping[Key, Complete]) -> Found:
         spec = one.spec()
         manifest = self._manifest(spec["provider"])
@@ -128,6 +151,8 @@ class Checks:
 
     def _connector(self, one: Complete, known: Mapping[Key, Complete]) -> Found:
         spec = one.spec()
+        yield from _lane(spec["lane"], "spec.lane")
+        yield from _schedule(spec["schedule"], "spec.schedule")
         names: set[str] = set()
         for index, step in enumerate(spec["steps"]):
             path = f"spec.steps[{index}]"
@@ -140,6 +165,9 @@ class Checks:
                 settings = integration.spec()["config"] or {}
                 yield from _target(step, path, manifest, settings.keys())
             names.add(step["name"])
+        yield from _run(spec)
+        seen = {"event": EVENT, "input": None, "steps": frozenset(names)}
+        yield from _mappings(spec["output"], "spec.output", seen)
 
     def _endpoint(self, one: Complete, known: Mapping[Key, Complete]) -> Found:
         spec = one.spec()
@@ -199,6 +227,56 @@ def _credential(one: Complete, _: Mapping[Key, Complete]) -> Found:
 
 def _subscription(one: Complete, _: Mapping[Key, Complete]) -> Found:
     yield from _expression(one.spec()["filter"], "spec.filter", {"event": EVENT})
+
+
+def _lane(lane: Mapping[str, Any], path: str) -> Found:
+    yield from _within(lane["concurrency"], 1, MOST_AT_ONCE, f"{path}.concurrency")
+    yield from _not_negative(lane["rate_per_minute"], f"{path}.rate_per_minute")
+
+
+def _schedule(schedule: Mapping[str, Any], path: str) -> Found:
+    if len(json.dumps(schedule["input"], ensure_ascii=False).encode()) > LARGEST_INPUT:
+        yield f"{path}.input", f"must have at most {LARGEST_INPUT} bytes as JSON"
+    try:
+        recurrence = Recurrence.said(schedule)
+        if recurrence is not None:
+            recurrence.check()
+    except RecurrenceError as error:
+        yield f"{path}.{error.field}".removesuffix("."), error.message
+
+
+def _run(spec: Mapping[str, Any]) -> Found:
+    """What bounds a run as a whole."""
+    timeout = spec["timeout"]
+    if timeout is not None and not 0 < seconds(timeout) <= LONGEST_RUN_S:
+        yield "spec.timeout", f"must be more than 0s and at most {LONGEST_RUN_S:.0f}s"
+    yield from _within(spec["max_retries"], 0, MOST_RETRIES, "spec.max_retries")
+
+
+def _mappings(mappings: Sequence[Mapping[str, Any]], path: str, names: expressions.Names) -> Found:
+    """Whether field mappings name what is there, and go to places that exclude no other."""
+    taken: set[tuple[str, ...]] = set()
+    for index, mapping in enumerate(mappings):
+        here = f"{path}[{index}]"
+        yield from _expression(mapping["source"], f"{here}.source", names)
+        yield from _expression(mapping["transform"], f"{here}.transform", {"value": None})
+        parts = tuple(mapping["target"].split("."))
+        if not all(map(_FIELD.fullmatch, parts)) or len(parts) > DEEPEST_FIELD:
+            words = f"must be up to {DEEPEST_FIELD} names of letters, digits and _, joined by dots"
+            yield f"{here}.target", words
+        if any(parts[: len(one)] == one or one[: len(parts)] == parts for one in taken):
+            yield f"{here}.target", "is, holds or is held by the target of an earlier mapping"
+        taken.add(parts)
+
+
+def _within(value: int, least: int, most: int, path: str) -> Found:
+    if not least <= value <= most:
+        yield path, f"must be {least} to {most}"
+
+
+def _not_negative(value: int, path: str) -> Found:
+    if value < 0:
+        yield path, "must be 0, which is without limit, or more"
 
 
 def _step(

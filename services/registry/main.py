@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 
 from tenon.registry.v1 import (
     access_service_pb2,
@@ -15,7 +16,9 @@ from tenon.registry.v1 import (
 from services.chassis.database import Constraints, Database
 from services.chassis.errors import AlreadyExists, FailedPrecondition
 from services.chassis.interceptors import Gates
+from services.chassis.leader import lead
 from services.chassis.process import background, ready_until_told, start
+from services.chassis.retention import Retention
 from services.chassis.secret import Secret
 from services.chassis.server import Listen, Service, serving
 from services.chassis.settings import SettingsError
@@ -36,16 +39,17 @@ from services.registry.servicers.integration import IntegrationServicer
 from services.registry.servicers.tenant import TenantServicer
 from services.registry.settings import PREFIX, Settings
 from services.registry.snapshots import Snapshots
+from services.registry.store import retention
 from services.registry.store.tenants import Tenants
 from services.registry.vault import Vault
 from services.registry.writing import Writer
 
 # What a broken constraint means to the caller.
 CONSTRAINTS: Constraints = {
-    "integrations_primary_key": lambda: FailedPrecondition(
+    "integrations_primary_key": lambda _: FailedPrecondition(
         "another integration of this provider and environment is primary", reason="PRIMARY_TAKEN"
     ),
-    "tenants_slug_key": lambda: AlreadyExists("a tenant of this slug exists or existed"),
+    "tenants_slug_key": lambda _: AlreadyExists("a tenant of this slug exists or existed"),
 }
 
 
@@ -108,8 +112,12 @@ async def run(settings: Settings) -> None:
         services = services_of(database, vault, access, tenants, feed)
         gates = Gates(access, tenants).in_order()
         listen = Listen(settings.listen, settings.certificate, settings.private_key)
+        ageing = Retention(database, retention.TIME_TABLES, timedelta(days=settings.retention_days))
         async with (
-            background(feed.listen()),
+            background(
+                feed.listen(),
+                lead(settings.system_database_url, retention.LEADER, ageing.follow),
+            ),
             serving(services, gates, listen) as port,
         ):
             await ready_until_told(grpc=port)

@@ -169,6 +169,7 @@ def snapshot_messages(snapshot: Snapshot) -> Iterator[config_pb2.GetSnapshotResp
             tenant_uid=str(tenant.tenant_id),
             revision=tenant.revision,
             enabled=tenant.enabled,
+            limits=ParseDict(dict(tenant.limits), wanted_pb2.TenantLimits()),
         )
     )
     for begin in range(0, len(snapshot.objects), OBJECTS_A_CHUNK):

@@ -10,7 +10,11 @@ PREFIX = "TENON_REGISTRY"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The registry's settings; keys are 64 hexadecimal digits."""
+    """The registry's settings; keys are 64 hexadecimal digits.
+
+    `retention_days` is how long the audit log is kept at least: it goes by whole months, and never
+    before two of them are over.
+    """
 
     database_url: Secret
     system_database_url: Secret
@@ -21,5 +25,6 @@ class Settings:
     certificate: Path | None = None
     private_key: Path | None = None
     pool_size: int = 8
+    retention_days: int = 90
     log_format: str = "json"
     log_level: str = "INFO"

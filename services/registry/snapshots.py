@@ -27,7 +27,9 @@ class Snapshots:
         async with self._database.snapshot(tenant_id) as transaction:
             row = await tenants.read(transaction, tenant_id)
             found = await objects.everything(transaction, tenant_id)
-        tenant = Tenant(row.tenant_id, row.slug, row.display_name, row.enabled, row.revision)
+        tenant = Tenant(
+            row.tenant_id, row.slug, row.display_name, row.enabled, row.limits, row.revision
+        )
         return Snapshot(tenant, found)
 
     async def revisions(self, tenant_id: UUID, before: int, size: int) -> list[object]:

@@ -141,6 +141,7 @@ tenants = Table(
     _text("slug"),
     _text("display_name"),
     Column("enabled", Boolean, nullable=False),
+    Column("limits", JSONB, nullable=False),
     Column("labels", JSONB, nullable=False),
     Column("annotations", JSONB, nullable=False),
     Column("revision", BigInteger, nullable=False),
@@ -209,6 +210,11 @@ connectors = _wanted(
     _text("description"),
     Column("is_active", Boolean, nullable=False),
     Column("steps", JSONB, nullable=False),
+    Column("lane", JSONB, nullable=False),
+    Column("schedule", JSONB, nullable=False),
+    Column("timeout", Text),
+    Column("max_retries", Integer, nullable=False),
+    Column("output", JSONB, nullable=False),
 )
 
 webhook_endpoints = _wanted(

@@ -71,6 +71,7 @@ class Tenant:
     slug: str
     display_name: str
     enabled: bool
+    limits: Mapping[str, Any]
     revision: int
 
 

@@ -15,7 +15,7 @@ import pytest
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from tenon.executor.v1 import execution_service_pb2
+from tenon.executor.v1 import execution_service_pb2, lane_service_pb2
 from tenon.registry.v1 import (
     access_service_pb2,
     audit_service_pb2,
@@ -43,7 +43,7 @@ CONTRACTS: Final[dict[str, tuple[FileDescriptor, ...]]] = {
             tenant_service_pb2,
         )
     ),
-    "executor": (execution_service_pb2.DESCRIPTOR,),
+    "executor": (execution_service_pb2.DESCRIPTOR, lane_service_pb2.DESCRIPTOR),
 }
 METHODS: Final = [
     (service, method)
@@ -154,6 +154,7 @@ def objects(execution: str) -> list[str]:
         "/integrations/github",
         "/credentials/github-token",
         "/connectors/triage",
+        "/lanes/triage",
         "/webhookEndpoints/github-events",
         "/subscriptions/issues-opened",
         "/revisions/1",

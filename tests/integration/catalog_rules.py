@@ -6,8 +6,9 @@ the closed lists and of the deployment's roles (see `facts`).
 
 from typing import Any
 
+from migrations.partitions import CALLABLE
 from migrations.roles import SERVICES, Roles
-from migrations.tenancy import GLOBAL_TABLES, SYSTEM_ACCESS
+from migrations.tenancy import FORGOTTEN, GLOBAL_TABLES, SYSTEM_ACCESS
 
 ALEMBIC = ("registry.alembic_version", "executor.alembic_version")
 # A slug is looked up before its tenant is known, and belongs to one tenant of all.
@@ -19,7 +20,13 @@ TIME_TABLES = {
     "registry.audit_events": "id",
     "executor.events": "id",
     "executor.executions": "id",
+    "executor.execution_links": "execution_id",
     "executor.execution_steps": "execution_id",
+}
+# The ages of FORGOTTEN as PostgreSQL spells them.
+FORGETS = {
+    "executor.event_receipts": "(received_at < (now() - '7 days'::interval))",
+    "executor.run_requests": "(created_at < (now() - '24:00:00'::interval))",
 }
 POLICY = (
     "(tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true),"
@@ -33,7 +40,9 @@ def facts(roles: Roles) -> dict[str, Any]:
         "global": [*GLOBAL_TABLES, *ALEMBIC],
         "system": list(SYSTEM_ACCESS),
         "global_keys": list(GLOBAL_KEYS),
+        "forgets": FORGETS,
         "time": TIME_TABLES,
+        "callable": [f"{service}.{name}" for service in SERVICES for name in CALLABLE],
         "policy": POLICY,
         "owner": roles.owner,
         "logins": list(roles.logins()),
@@ -57,6 +66,9 @@ def _listed_grants(roles: Roles) -> list[str]:
     for table, (verbs, _) in SYSTEM_ACCESS.items():
         system = roles.system(table.partition(".")[0])
         found += [f"{table} {system} {verb}" for verb in verbs.split(", ")]
+    for table in FORGOTTEN:
+        system = roles.system(table.partition(".")[0])
+        found += [f"{table} {system} SELECT", f"{table} {system} DELETE"]
     return found
 
 
@@ -85,6 +97,9 @@ VIEWS = """
             pg_get_expr(polwithcheck, polrelid) AS check_text,
             ARRAY(SELECT rolname::text FROM pg_roles WHERE oid = ANY(polroles)) AS role_names
         FROM r t JOIN pg_policy p ON p.polrelid = t.oid),
+    functions AS (SELECT n.nspname AS schema, n.nspname || '.' || p.proname AS name, p.*
+        FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname IN ('registry', 'executor')),
     logins AS (SELECT * FROM pg_roles, facts WHERE f->'logins' ? rolname),
     bounds AS (
         SELECT q.name AS partition, parent.name AS parent, found[1] AS low, found[2] AS high,
@@ -119,9 +134,12 @@ RULES: dict[str, str] = {
     "there is no other policy but the system login's on its list": """
         SELECT table_name || ' ' || polname FROM policies CROSS JOIN facts
         WHERE polname <> 'tenant_isolation' AND NOT (
-            polname = 'system_access' AND f->'system' ? table_name AND polcmd = '*'
-            AND role_names = ARRAY[f->'system_login'->>schema]
-            AND using_text = 'true' AND check_text = 'true')""",
+            role_names = ARRAY[f->'system_login'->>schema] AND polcmd = '*' AND (
+                polname = 'system_access' AND f->'system' ? table_name
+                AND using_text = 'true' AND check_text = 'true'
+                OR polname = 'system_forgets'
+                AND using_text IS NOT DISTINCT FROM f->'forgets'->>table_name
+                AND check_text = 'false'))""",
     "every table has a primary key": """
         SELECT name FROM tables t WHERE NOT EXISTS (
             SELECT FROM pg_constraint WHERE conrelid = t.oid AND contype = 'p')""",
@@ -163,11 +181,17 @@ RULES: dict[str, str] = {
             FROM bounds) b
         WHERE substr(low, 15, 1) <> '7' OR substr(high, 15, 1) <> '7'
         OR starts <> date_trunc('month', starts) OR ends <> starts + interval '1 month' OR before <> low""",
-    "time tables have partitions for now and twelve months": """
-        SELECT l.key FROM facts, jsonb_each_text(f->'time') l WHERE NOT EXISTS (
-            SELECT FROM bounds WHERE parent = l.key HAVING count(*) >= 12
-            AND min(starts) <= now() AT TIME ZONE 'UTC'
-            AND max(ends) > now() AT TIME ZONE 'UTC' + interval '11 months')""",
+    "time tables have partitions for the last month, this one and the next": """
+        SELECT l.key FROM facts, jsonb_each_text(f->'time') l, generate_series(-1, 1) n
+        WHERE NOT EXISTS (SELECT FROM bounds WHERE parent = l.key
+            AND starts = date_trunc('month', now() AT TIME ZONE 'UTC') + n * interval '1 month')""",
+    "partitions of time tables have the indexes of their parent, each once": """
+        SELECT b.partition FROM bounds b WHERE (
+            SELECT array_agg(i.inhparent ORDER BY i.inhparent) FROM pg_index x
+            LEFT JOIN pg_inherits i ON i.inhrelid = x.indexrelid WHERE x.indrelid = b.partition::regclass
+        ) IS DISTINCT FROM (
+            SELECT array_agg(x.indexrelid ORDER BY x.indexrelid) FROM pg_index x
+            WHERE x.indrelid = b.parent::regclass)""",
     "there is no default partition": """
         SELECT name FROM partitions WHERE pg_get_expr(relpartbound, oid) = 'DEFAULT'""",
     "partitions are reached through their parent alone": """
@@ -208,6 +232,18 @@ RULES: dict[str, str] = {
         WHERE n.nspname IN ('registry', 'executor') AND a.grantee <> n.nspowner
         AND (a.privilege_type <> 'USAGE' OR coalesce(g.rolname, 'PUBLIC') <> ALL(ARRAY[
             f->'app'->>n.nspname, f->'system_login'->>n.nspname]))""",
+    "functions with the owner's rights are on the list, narrow, and the system login's alone": """
+        SELECT name FROM functions, facts WHERE prosecdef AND NOT (f->'callable' ? name
+            AND pg_get_userbyid(proowner) = f->>'owner'
+            AND proconfig @> ARRAY['search_path=pg_catalog, pg_temp', 'lock_timeout=200ms']
+            AND proacl IS NOT NULL AND NOT EXISTS (SELECT FROM aclexplode(proacl) a
+                WHERE a.grantee <> proowner AND (a.is_grantable OR
+                    a.grantee <> to_regrole(f->'system_login'->>schema))))
+        UNION SELECT l FROM facts, jsonb_array_elements_text(f->'callable') l
+        WHERE l NOT IN (SELECT name FROM functions WHERE prosecdef)""",
+    "functions have a search_path of their own": """
+        SELECT name FROM functions
+        WHERE NOT coalesce(proconfig::text LIKE '%%search_path=pg_catalog%%', false)""",
     "views run with the rights of who asks, and none is materialised": """
         SELECT name FROM r WHERE relkind = 'm' OR relkind = 'v'
         AND NOT coalesce(reloptions @> ARRAY['security_invoker=true'], false)""",

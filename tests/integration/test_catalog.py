@@ -55,6 +55,8 @@ BREACHES: dict[str, tuple[str, ...]] = {
         ),
         "ALTER POLICY system_access ON executor.tenants TO PUBLIC",
         "ALTER POLICY system_access ON executor.tenants USING (enabled)",
+        "ALTER POLICY system_forgets ON executor.run_requests USING (true)",
+        "ALTER POLICY system_forgets ON executor.run_requests TO PUBLIC",
     ),
     "every table has a primary key": ("ALTER TABLE executor.work DROP CONSTRAINT work_pkey",),
     "keys and unique indexes begin with the tenant": (
@@ -107,16 +109,23 @@ BREACHES: dict[str, tuple[str, ...]] = {
         ),
         (
             "DO $$BEGIN EXECUTE format('DROP TABLE executor.events_%s',"
-            " to_char(now() + interval '3 months', 'YYYY_MM')); END$$"
+            " to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')); END$$"
         ),
     ),
-    "time tables have partitions for now and twelve months": (
+    "time tables have partitions for the last month, this one and the next": (
         (
-            "DO $$BEGIN EXECUTE format('DROP TABLE executor.events_%s',"
-            " to_char(now() + interval '11 months', 'YYYY_MM')); END$$"
+            "DO $$BEGIN EXECUTE format('DROP TABLE executor.events_%s', to_char("
+            "date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month', 'YYYY_MM')); END$$"
         ),
         (
             "DO $$BEGIN EXECUTE format('DROP TABLE registry.audit_events_%s',"
+            " to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')); END$$"
+        ),
+    ),
+    "partitions of time tables have the indexes of their parent, each once": (
+        "CREATE INDEX ON ONLY executor.events (tenant_id)",
+        (
+            "DO $$BEGIN EXECUTE format('CREATE INDEX ON executor.events_%s (tenant_id)',"
             " to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')); END$$"
         ),
     ),
@@ -164,11 +173,29 @@ BREACHES: dict[str, tuple[str, ...]] = {
         "GRANT DELETE ON executor.feed_cursor TO {executor_system}",
         "GRANT SELECT ON executor.work TO {executor_system}",
         "REVOKE UPDATE ON executor.tenant_lanes FROM {executor_system}",
+        "GRANT INSERT ON executor.run_requests TO {executor_system}",
     ),
     "schemas are open to the service's two logins only, and to no one's creations": (
         "GRANT USAGE ON SCHEMA registry TO PUBLIC",
         "GRANT USAGE ON SCHEMA registry TO {executor}",
         "GRANT CREATE ON SCHEMA executor TO {executor}",
+    ),
+    "functions with the owner's rights are on the list, narrow, and the system login's alone": (
+        (
+            "CREATE FUNCTION executor.open() RETURNS int LANGUAGE sql SECURITY DEFINER"
+            " SET search_path = pg_catalog, pg_temp RETURN 1"
+        ),
+        "GRANT EXECUTE ON FUNCTION executor.make_partition TO {executor}",
+        "GRANT EXECUTE ON FUNCTION executor.detach_partition TO PUBLIC",
+        "GRANT EXECUTE ON FUNCTION registry.drop_partition TO {executor_system}",
+        "ALTER FUNCTION executor.drop_partition RESET search_path",
+        "ALTER FUNCTION executor.detach_partition RESET lock_timeout",
+        "ALTER FUNCTION executor.make_partition OWNER TO CURRENT_USER",
+        "DROP FUNCTION executor.drop_partition",
+    ),
+    "functions have a search_path of their own": (
+        "CREATE FUNCTION executor.one() RETURNS int LANGUAGE sql RETURN 1",
+        "ALTER FUNCTION executor.uuid7_floor RESET search_path",
     ),
     "views run with the rights of who asks, and none is materialised": (
         "CREATE VIEW executor.glance AS SELECT * FROM executor.work",
@@ -220,6 +247,22 @@ def test_the_rule_notices_a_breach(
     with catalog.transaction(force_rollback=True):
         catalog.execute(breach.format_map(names))
         assert _offenders(catalog, roles, rule)
+
+
+def test_months_that_the_system_login_has_made_keep_every_rule(
+    catalog: psycopg.Connection[Any], roles: Roles
+) -> None:
+    with catalog.transaction(force_rollback=True):
+        for service, table in (("registry", "audit_events"), ("executor", "execution_steps")):
+            catalog.execute(f"SET LOCAL ROLE {roles.system(service)}")
+            made = catalog.execute(
+                f"SELECT {service}.make_partition(%s, (date_trunc('month',"
+                " now() AT TIME ZONE 'UTC') + interval '2 months')::date)",
+                [table],
+            ).fetchone()
+            assert made == (True,)
+        catalog.execute("RESET ROLE")
+        assert {rule: found for rule in RULES if (found := _offenders(catalog, roles, rule))} == {}
 
 
 def _offenders(catalog: psycopg.Connection[Any], roles: Roles, rule: str) -> list[str]:

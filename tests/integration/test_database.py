@@ -12,10 +12,19 @@ import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, Text, Uuid, bindparam, insert, select, text
 
 from services.chassis import errors, leader
-from services.chassis.database import BEGIN, Bound, Constraints, Database, Statement, translate
+from services.chassis.database import (
+    BEGIN,
+    Bound,
+    Constraints,
+    Database,
+    Deadlocked,
+    Statement,
+    translate,
+)
 from services.chassis.secret import Secret
 
 WHO = Statement(text("SELECT current_setting('app.current_tenant_id', true) AS tenant"))
+NOTIFY = Statement(text("SELECT pg_notify(:channel, :payload)"))
 SLEEP = Statement(text("SELECT pg_sleep(:seconds)"))
 BROKEN = Statement(text("SELECT 1 / :divisor"))
 A, B = UUID(int=0xA), UUID(int=0xB)
@@ -60,7 +69,7 @@ async def database(
     registry_conninfos: tuple[Secret, Secret], scratch: None
 ) -> AsyncIterator[Database]:
     """One connection a login, so that whatever leaks meets the next user."""
-    constraints: Constraints = {"notes_number_key": lambda: errors.AlreadyExists("taken")}
+    constraints: Constraints = {"notes_number_key": lambda _: errors.AlreadyExists("taken")}
     async with Database(*registry_conninfos, pool_size=1, constraints=constraints) as opened:
         yield opened
 
@@ -209,8 +218,8 @@ async def test_a_broken_constraint_speaks_by_its_name_and_never_by_values(
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [
-        (psycopg.errors.SerializationFailure(CANARY), errors.Aborted),
-        (psycopg.errors.DeadlockDetected(CANARY), errors.Aborted),
+        (psycopg.errors.SerializationFailure(CANARY), Deadlocked),
+        (psycopg.errors.DeadlockDetected(CANARY), Deadlocked),
         (psycopg.errors.LockNotAvailable(CANARY), errors.Aborted),
         (psycopg.errors.QueryCanceled(CANARY), errors.DeadlineExceeded),
         (psycopg.errors.TransactionTimeout(CANARY), errors.DeadlineExceeded),
@@ -262,8 +271,9 @@ async def test_a_bad_tenant_of_a_batch_is_alone_with_its_error(database: Databas
     work[tenants[4]][1] = note(tenants[4], 104, "bad")
     # Another tenant's row, slipped in.
     work[tenants[7]][1] = note(tenants[0], 107)
-    outcomes = await database.batch(work)
-    assert {t for t, error in outcomes.items() if error} == {tenants[4], tenants[7]}
+    outcomes = await database.batch(list(work.items()), dict)
+    failed = [items for items, answer in outcomes if isinstance(answer, errors.TenonError)]
+    assert [tenant for ((tenant, _),) in failed] == [tenants[4], tenants[7]]
     for n, tenant in enumerate(tenants):
         there = [row.number for row in await database.read(tenant, ALL)]
         assert there == ([] if n in {4, 7} else [n, 100 + n])
@@ -273,7 +283,7 @@ async def test_a_batch_goes_on_without_its_caller(database: Database) -> None:
     async with database.tenant(A) as transaction:
         await transaction.one(WHO)
         # The only connection is taken, so the batch must wait when its caller goes.
-        caller = asyncio.create_task(database.batch({A: [note(A, 1)]}))
+        caller = asyncio.create_task(database.batch([(A, [note(A, 1)])], dict))
         await asyncio.sleep(0.05)
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -286,11 +296,11 @@ async def test_a_batch_without_a_database_is_not_tried_again_and_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database._tenant, "timeout", 0.2)
-    work = {UUID(int=n): [note(UUID(int=n), n)] for n in range(1, 33)}
+    work = [(UUID(int=n), [note(UUID(int=n), n)]) for n in range(1, 33)]
     async with database.tenant(A):
         async with asyncio.timeout(2):
-            outcomes = await database.batch(work)
-    assert {type(error) for error in outcomes.values()} == {errors.Unavailable}
+            ((items, error),) = await database.batch(work, dict)
+    assert items == work and isinstance(error, errors.Unavailable)
 
 
 async def test_listeners_hear_what_was_committed_and_say_when_they_may_have_missed(
@@ -301,10 +311,9 @@ async def test_listeners_hear_what_was_committed_and_say_when_they_may_have_miss
     assert await anext(heard) is None
     with suppress(errors.Aborted):
         async with database.tenant(A) as transaction:
-            await transaction.notify("a channel", "never")
+            await transaction.run(NOTIFY, channel="a channel", payload="never")
             raise errors.Aborted("rolled back")
-    async with database.tenant(A) as transaction:
-        await transaction.notify("a channel", "hello")
+    await database.tell("a channel", "hello")
     assert await asyncio.wait_for(anext(heard), 5) == "hello"
     with psycopg.connect(superuser.reveal_text(), autocommit=True) as admin:
         admin.execute(

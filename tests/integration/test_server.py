@@ -394,3 +394,13 @@ async def test_a_channel_finds_a_server_that_comes_back(tenants: Tenants) -> Non
         async with serve(tenants, Listen(f"127.0.0.1:{port}")):
             answer = await stub(channel).GetTenant(REQUEST, timeout=10, wait_for_ready=True)
             assert answer.name == "tenants/acme"
+
+
+async def test_a_port_is_shared_only_by_servers_that_say_so(tenants: Tenants) -> None:
+    async with serve(tenants, Listen("127.0.0.1:0", reuse_port=True)) as port:
+        address = f"127.0.0.1:{port}"
+        async with serve(tenants, Listen(address, reuse_port=True)) as shared:
+            assert shared == port
+        with pytest.raises(errors.Unavailable, match=f"cannot listen on {address}"):
+            async with serve(tenants, Listen(address)):
+                pass

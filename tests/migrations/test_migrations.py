@@ -36,6 +36,9 @@ SHAPE = """
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
     WHERE n.nspname IN ('registry', 'executor') ORDER BY 1, 2, a.attnum"""
+FUNCTIONS = """
+    SELECT oid::regprocedure FROM pg_proc
+    WHERE pronamespace IN ('registry'::regnamespace, 'executor'::regnamespace)"""
 BLIND_BACKFILL = """
 from alembic import op
 
@@ -87,6 +90,7 @@ def test_up_down_up_comes_back_to_the_same_shape(new_database: NewDatabase, role
     assert len(shape) > 200
     for service in SERVICES:
         _downgrade(database, service, roles)
+    assert _rows(database, FUNCTIONS) == []
     left = {(schema, name) for schema, name, *_ in _rows(database, SHAPE)}
     assert {name for _, name in left} == {"alembic_version", "alembic_version_pkc"}
     assert runner.status(database) == {service: (None, head) for service, head in HEADS.items()}

@@ -2,12 +2,13 @@
 
 from alembic import context, op
 
-from migrations.tenancy import Tenancy, drop, monthly_partitions, this_month
+from migrations import partitions
+from migrations.tenancy import Tenancy, drop
 
 revision = "r0001"
 down_revision = None
 
-MONTHS = 12
+TIME_TABLES = ("audit_events",)
 
 GLOBAL = {
     "registry.deployment": """
@@ -88,6 +89,7 @@ TENANT: dict[str, tuple[str, str]] = {
                 CHECK (slug ~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'),
             display_name text NOT NULL,
             enabled boolean NOT NULL,
+            limits jsonb NOT NULL,
             labels jsonb NOT NULL,
             annotations jsonb NOT NULL,
             revision bigint NOT NULL,
@@ -198,6 +200,11 @@ TENANT: dict[str, tuple[str, str]] = {
             description text NOT NULL,
             is_active boolean NOT NULL,
             steps jsonb NOT NULL CHECK (jsonb_typeof(steps) = 'array'),
+            lane jsonb NOT NULL,
+            schedule jsonb NOT NULL,
+            timeout text,
+            max_retries integer NOT NULL CHECK (max_retries >= 0),
+            output jsonb NOT NULL CHECK (jsonb_typeof(output) = 'array'),
             PRIMARY KEY (tenant_id, connector_id),
             CONSTRAINT connectors_name_key UNIQUE (tenant_id, name)
         )""",
@@ -342,14 +349,17 @@ ROLES = {
     "SUPER_ADMIN": (4, "Does everything in every tenant, and makes tenants"),
     "EXECUTOR": (100, "The executor service itself"),
 }
-READ = ("tenants.read", "integrations.read", "credentials.read", "config.read", "executions.read")
+READ = (
+    *("tenants.read", "integrations.read", "credentials.read", "config.read", "executions.read"),
+    "lanes.read",
+)
 MANAGE = (*READ, "connectors.run", "config.plan", "audit.read")
-ADMINISTER = (*MANAGE, "config.apply")
+ADMINISTER = (*MANAGE, "config.apply", "lanes.pause")
 GRANTED = {
     "VIEWER": READ,
     "MANAGER": MANAGE,
     "ADMIN": ADMINISTER,
-    "SUPER_ADMIN": (*ADMINISTER, "tenants.create"),
+    "SUPER_ADMIN": (*ADMINISTER, "tenants.create", "providers.switch"),
     "EXECUTOR": (
         "config.read",
         "feed.watch",
@@ -369,6 +379,9 @@ PERMISSIONS = {
     "config.apply": "Change wanted state",
     "connectors.run": "Run a connector",
     "executions.read": "See executions and their steps, masked",
+    "lanes.read": "See lanes, and why one does not move",
+    "lanes.pause": "Pause and resume a lane",
+    "providers.switch": "Stop and start the work of every tenant with a provider",
     "audit.read": "See the audit log",
     "feed.watch": "Follow what changes in every tenant",
     "projections.report": "Say which revision the executor works by",
@@ -385,7 +398,7 @@ def upgrade() -> None:
     tenancy.make(GLOBAL, TENANT)
     for statement in INDEXES:
         op.execute(statement)
-    monthly_partitions("registry.audit_events", this_month(), MONTHS)
+    tenancy.by_month("registry", TIME_TABLES)
     op.execute("INSERT INTO registry.deployment DEFAULT VALUES")
     _seed_roles()
 
@@ -393,6 +406,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop the schema's tables, the newest first."""
     drop(GLOBAL, TENANT)
+    partitions.drop("registry")
 
 
 def _seed_roles() -> None:

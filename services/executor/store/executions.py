@@ -1,34 +1,39 @@
 """Executions with their steps, and the requests that started them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
-    Integer,
+    ARRAY,
+    Double,
     String,
     Uuid,
     and_,
     bindparam,
     case,
-    exists,
+    cast,
     func,
-    literal,
     null,
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql.elements import ColumnElement
 
-from services.chassis.database import Bound, Database, Statement, Transaction
-from services.executor.lanes import Claimed
+from services.chassis.database import Bound, Database, Statement
+from services.executor.tables import EXECUTION_LINKS as LINKS
 from services.executor.tables import EXECUTION_STEPS as STEPS
-from services.executor.tables import EXECUTIONS, RUN_REQUESTS, WORK
+from services.executor.tables import EXECUTIONS
 
 NOW = func.now()
-ENDED_CHANNEL: Final = "executor_ended"
-ENDED: Final = frozenset({"success", "failed", "timeout"})
+CHANGED_CHANNEL: Final = "executor_changed"
+"""Told of every end, and of every change of what somebody watches."""
+ENDED: Final = frozenset({"success", "failed", "timeout", "cancelled"})
+WATCHED: Final = timedelta(seconds=30)
+"""For how long who watches is told of changes; they say again in time that they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +41,15 @@ class Step:
     """One step of an execution as it stands.
 
     `running` with a failure waits to be tried again; `running` without one has a call in flight.
+    `retries` is how often the run was taken up again at it. `took_s` is what its try took, of one
+    whose begin was not kept.
     """
 
     position: int
     step: str
     state: str
     attempts: int
+    retries: int = 0
     response_status: int = 0
     masked_output: dict[str, Any] = field(default_factory=dict)
     failure_reason: str = ""
@@ -49,6 +57,12 @@ class Step:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     sealed_output: bytes | None = field(default=None, repr=False)
+    took_s: float = 0.0
+
+    @property
+    def settled(self) -> bool:
+        """Whether the run is past it; also where it failed, if the run is not at its end."""
+        return self.state not in {"", "running"}
 
     @property
     def in_flight(self) -> bool:
@@ -58,7 +72,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """One run of a connector as it stands; `steps` are those begun or skipped, in order."""
+    """One run of a connector as it stands; `steps` are those begun or skipped, in order.
+
+    `output` is masked, except for the caller whose run it was.
+    """
 
     id: UUID
     connector_id: UUID
@@ -74,6 +91,10 @@ class Execution:
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    links: dict[str, str]
+    retries: int
+    failed_steps: int
+    output: dict[str, Any]
     sealed_input: bytes | None = field(default=None, repr=False)
     steps: tuple[Step, ...] = ()
 
@@ -83,34 +104,33 @@ class Execution:
         return self.state in ENDED
 
 
-def _bind(table: Any, *names: str) -> dict[str, Any]:
+def bound(table: Any, *names: str) -> dict[str, Any]:
+    """Parameters of the names and types of a table's columns."""
     return {name: bindparam(name, type_=table.c[name].type) for name in names}
 
 
 _SHOWN = (
     *("id", "connector_id", "connector", "state", "trigger_kind", "trigger_id", "event_type"),
     *("subscription", "data_key_id", "failure_reason", "failure_message"),
-    *("created_at", "started_at", "ended_at"),
+    *("created_at", "started_at", "ended_at", "links", "retries", "failed_steps", "masked_output"),
 )
 _STEP_SHOWN = (
-    *("position", "step", "state", "attempts", "response_status", "masked_output"),
+    *("position", "step", "state", "attempts", "retries", "response_status", "masked_output"),
     *("failure_reason", "failure_message", "started_at", "ended_at"),
 )
-_COLUMNS = [EXECUTIONS.c[name] for name in _SHOWN]
+COLUMNS = [EXECUTIONS.c[name] for name in _SHOWN]
 _STEP_COLUMNS = [STEPS.c[name] for name in _STEP_SHOWN]
-_MINE = EXECUTIONS.c.tenant_id == bindparam("tenant_id")
-_THIS = and_(_MINE, EXECUTIONS.c.id == bindparam("id"))
-_OF_THIS = and_(
-    STEPS.c.tenant_id == bindparam("tenant_id"), STEPS.c.execution_id == bindparam("id")
-)
+MINE = EXECUTIONS.c.tenant_id == bindparam("tenant_id")
+THIS = and_(MINE, EXECUTIONS.c.id == bindparam("id"))
+OF_THIS = and_(STEPS.c.tenant_id == bindparam("tenant_id"), STEPS.c.execution_id == bindparam("id"))
 
 INSERT = Statement(
     insert(EXECUTIONS).values(
         {
-            **_bind(
+            **bound(
                 EXECUTIONS,
                 *("tenant_id", "id", "connector_id", "connector", "trigger_kind", "trigger_id"),
-                *("event_type", "subscription", "data_key_id", "sealed_input"),
+                *("event_type", "subscription", "data_key_id", "sealed_input", "links"),
             ),
             "state": "pending",
             "failure_reason": "",
@@ -118,114 +138,110 @@ INSERT = Statement(
         }
     )
 )
-GET = Statement(select(*_COLUMNS).where(_THIS))
-GET_STEPS = Statement(select(*_STEP_COLUMNS).where(_OF_THIS).order_by(STEPS.c.position))
-LOAD = Statement(select(*_COLUMNS, EXECUTIONS.c.sealed_input).where(_THIS))
+GET = Statement(select(*COLUMNS).where(THIS))
+GET_STEPS = Statement(select(*_STEP_COLUMNS).where(OF_THIS).order_by(STEPS.c.position))
+LOAD = Statement(select(*COLUMNS, EXECUTIONS.c.sealed_input).where(THIS))
 LOAD_STEPS = Statement(
-    select(*_STEP_COLUMNS, STEPS.c.sealed_output).where(_OF_THIS).order_by(STEPS.c.position)
+    select(*_STEP_COLUMNS, STEPS.c.sealed_output).where(OF_THIS).order_by(STEPS.c.position)
 )
 BEGIN = Statement(
     update(EXECUTIONS)
-    .where(_THIS, EXECUTIONS.c.state == "pending")
+    .where(THIS, EXECUTIONS.c.state == "pending")
     .values(state="running", started_at=NOW)
 )
 
 
 _STEP_KEY = [STEPS.c.tenant_id, STEPS.c.execution_id, STEPS.c.position]
-_REQUEST_KEY = ("tenant_id", "principal_id", "request_id")
 _RECORDED = (
-    *("position", "step", "attempts", "state", "response_status", "sealed_output"),
-    *("masked_output", "failure_reason", "failure_message"),
+    *("position", "step", "attempts", "retries", "state", "response_status", "sealed_output"),
+    *("masked_output", "failure_reason", "failure_message", "took_s"),
+)
+
+
+# Looked up with each change of a step; a notice that nobody waits for would cost far more.
+_TELL_WATCHERS = (
+    select(func.pg_notify(CHANGED_CHANNEL, cast(EXECUTIONS.c.id, String)))
+    .where(MINE, EXECUTIONS.c.id == bindparam("execution_id"), EXECUTIONS.c.watched_until > NOW)
+    .scalar_subquery()
 )
 
 
 def _begin_step() -> Statement:
-    """Begins a try under the claim alone, so that it may commit in the same round trip."""
     values = {
-        **_bind(STEPS, "tenant_id", "execution_id", "position", "step", "attempts"),
-        "state": literal("running", String),
-        "response_status": literal(0, Integer),
-        "masked_output": literal({}, JSONB),
-        "failure_reason": literal("", String),
-        "failure_message": literal("", String),
+        **bound(STEPS, "tenant_id", "execution_id", "position", "step", "attempts", "repeatable"),
+        "retries": 0,
+        "state": "running",
+        "response_status": 0,
+        "masked_output": {},
+        "failure_reason": "",
+        "failure_message": "",
         "started_at": NOW,
     }
-    claimed = exists().where(
-        WORK.c.tenant_id == bindparam("tenant_id"),
-        WORK.c.work_id == bindparam("work_id", type_=Uuid),
-        WORK.c.claim_id == bindparam("claim_id", type_=Uuid),
-    )
-    new = insert(STEPS).from_select(list(values), select(*values.values()).where(claimed))
+    new = insert(STEPS).values(values)
     return Statement(
         new.on_conflict_do_update(
             index_elements=_STEP_KEY,
-            set_={"attempts": new.excluded.attempts, "failure_reason": "", "failure_message": ""},
+            set_={
+                "attempts": new.excluded.attempts,
+                "repeatable": new.excluded.repeatable,
+                "failure_reason": "",
+                "failure_message": "",
+            },
             where=and_(STEPS.c.state == "running", STEPS.c.attempts == new.excluded.attempts - 1),
-        ).returning(STEPS.c.position)
+        ).returning(STEPS.c.position, _TELL_WATCHERS)
     )
+
+
+# What was not kept when it began is known by how long it took.
+SECONDS_TAKEN: Final[ColumnElement[Any]] = func.make_interval(
+    0, 0, 0, 0, 0, 0, bindparam("took_s", type_=Double)
+)
 
 
 def _record_step() -> Statement:
     keys = ("tenant_id", "execution_id", "position", "step", "attempts")
     told = (
-        *("state", "response_status", "sealed_output", "masked_output"),
+        *("state", "retries", "response_status", "sealed_output", "masked_output"),
         *("failure_reason", "failure_message"),
     )
     ended_at = case((bindparam("state", type_=STEPS.c.state.type) == "running", null()), else_=NOW)
-    values = {**_bind(STEPS, *keys, *told), "started_at": NOW, "ended_at": ended_at}
+    # One that was not begun has no call under way.
+    began = {"repeatable": True, "started_at": NOW - SECONDS_TAKEN}
+    values = {**bound(STEPS, *keys, *told), **began, "ended_at": ended_at}
     new = insert(STEPS).values(values)
     return Statement(
         new.on_conflict_do_update(
             index_elements=_STEP_KEY,
             set_={name: new.excluded[name] for name in (*told, "ended_at")},
             where=and_(STEPS.c.state == "running", STEPS.c.attempts == new.excluded.attempts),
-        ).returning(STEPS.c.position)
+        ).returning(STEPS.c.position, _TELL_WATCHERS)
     )
 
 
 BEGIN_STEP = _begin_step()
 RECORD_STEP = _record_step()
-FINISH = Statement(
+RETRY = Statement(update(EXECUTIONS).where(THIS).values(retries=EXECUTIONS.c.retries + 1))
+WATCH = Statement(
     update(EXECUTIONS)
-    .where(_THIS, EXECUTIONS.c.ended_at.is_(None))
-    .values(
-        **_bind(EXECUTIONS, "state", "failure_reason", "failure_message"),
-        started_at=func.coalesce(EXECUTIONS.c.started_at, NOW),
-        ended_at=NOW,
-        sealed_input=null(),
+    .where(
+        THIS,
+        EXECUTIONS.c.ended_at.is_(None),
+        func.coalesce(EXECUTIONS.c.watched_until, NOW) < NOW + WATCHED / 2,
     )
+    .values(watched_until=NOW + WATCHED)
 )
-NOTIFY_ENDED = Statement(
-    select(func.pg_notify(ENDED_CHANNEL, bindparam("execution", type_=String)))
-)
-FORGET_OUTPUTS = Statement(update(STEPS).where(_OF_THIS).values(sealed_output=null()))
-
-TAKE_REQUEST = Statement(
-    insert(RUN_REQUESTS)
-    .values(_bind(RUN_REQUESTS, *_REQUEST_KEY, "request_hash", "execution_id"))
-    .on_conflict_do_nothing()
-)
-REQUEST = Statement(
-    select(RUN_REQUESTS.c.request_hash, RUN_REQUESTS.c.execution_id).where(
-        *(RUN_REQUESTS.c[name] == bindparam(name) for name in _REQUEST_KEY)
-    )
-)
+OUTPUT = Statement(select(EXECUTIONS.c.sealed_output).where(THIS))
 
 
-def _list(*filters: str) -> Statement:
-    """A page of the newest before an id, with one condition for each filter that is set."""
-    conditions = [EXECUTIONS.c[name] == bindparam(name) for name in filters]
-    before = EXECUTIONS.c.id < bindparam("before", type_=Uuid)
-    newest = select(*_COLUMNS).where(_MINE, before, *conditions).order_by(EXECUTIONS.c.id.desc())
-    return Statement(newest.limit(bindparam("limit", type_=Integer)))
+def _insert_links() -> Statement:
+    arrays = [bindparam(name, type_=ARRAY(String)) for name in ("names", "texts")]
+    link = func.unnest(*arrays).table_valued("name", "value", name="link").render_derived()
+    ids = [bindparam(name, type_=Uuid) for name in ("tenant_id", "id")]
+    columns = ["tenant_id", "execution_id", "name", "value"]
+    return Statement(insert(LINKS).from_select(columns, select(*ids, link.c.name, link.c.value)))
 
 
-# A statement for each set of filters: one that says "or none is set" would lose the index.
-LISTS: Final = {
-    frozenset(filters): _list(*filters)
-    for filters in ((), ("connector",), ("state",), ("connector", "state"))
-}
-NEWEST: Final = UUID(int=2**128 - 1)
+INSERT_LINKS = _insert_links()
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,55 +258,83 @@ class New:
     subscription: str
     data_key_id: UUID
     sealed_input: bytes = field(repr=False)
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How an execution ends: success, failed or timeout, and why."""
-
-    state: str
-    reason: str = ""
-    message: str = ""
-
-
-def inserting(new: New) -> Bound:
-    """Keeps a new execution, pending."""
-    return Bound(INSERT, asdict(new))
+def inserting(new: New) -> list[Bound]:
+    """Keeps a new execution, pending, and the links it is found by."""
+    links = dict(new.links)
+    kept = Bound(INSERT, {**asdict(new), "links": links})
+    if not links:
+        return [kept]
+    key = {"tenant_id": new.tenant_id, "id": new.id}
+    return [kept, Bound(INSERT_LINKS, {**key, "names": list(links), "texts": list(links.values())})]
 
 
 async def get(database: Database, tenant_id: UUID, execution_id: UUID) -> Execution | None:
     """An execution with its steps, without what is sealed."""
-    return await _read(database, tenant_id, execution_id, GET, GET_STEPS)
+    return got(await database.read_all(tenant_id, getting(tenant_id, execution_id)))
 
 
-async def load(database: Database, tenant_id: UUID, execution_id: UUID) -> Execution | None:
-    """An execution with its steps and what is sealed."""
-    return await _read(database, tenant_id, execution_id, LOAD, LOAD_STEPS)
-
-
-async def page(
-    database: Database, tenant_id: UUID, filters: dict[str, str], before: UUID, limit: int
-) -> list[Execution]:
-    """Executions without steps, the newest first; `filters` by connector and state."""
-    statement = LISTS[frozenset(filters)]
-    rows = await database.read(
-        tenant_id, statement, tenant_id=tenant_id, before=before, limit=limit, **filters
+async def load(
+    database: Database, tenant_id: UUID, execution_id: UUID, beside: Sequence[Bound]
+) -> tuple[Execution | None, list[Any]]:
+    """An execution with its steps and what is sealed, and the rows of what is read beside it."""
+    key = {"tenant_id": tenant_id, "id": execution_id}
+    found, of_steps, *more = await database.read_all(
+        tenant_id, [Bound(LOAD, key), Bound(LOAD_STEPS, key), *beside]
     )
-    return [Execution(*row) for row in rows]
+    return _execution(found, of_steps), more
 
 
-def beginning(claimed: Claimed, position: int, step: str, attempts: int) -> Bound:
-    """Says that try number `attempts` of a step begins now; no row: the claim is lost."""
+def getting(tenant_id: UUID, execution_id: UUID) -> list[Bound]:
+    """Reads an execution as `get` does; `got` takes the two answers."""
+    key = {"tenant_id": tenant_id, "id": execution_id}
+    return [Bound(GET, key), Bound(GET_STEPS, key)]
+
+
+def got(answers: Sequence[list[Any]]) -> Execution | None:
+    """The execution that `getting` has read."""
+    found, of_steps = answers
+    return _execution(found, of_steps)
+
+
+async def watch(database: Database, tenant_id: UUID, execution_id: UUID) -> Execution | None:
+    """An execution as `get` reads it, whose changes are told for a while from now on."""
+    key = Bound(WATCH, {"tenant_id": tenant_id, "id": execution_id})
+    async with database.tenant(tenant_id, durable=False) as tx:
+        _, *answers = await tx.conclude([key, *getting(tenant_id, execution_id)])
+    return got(answers)
+
+
+async def output(database: Database, tenant_id: UUID, execution_id: UUID) -> bytes | None:
+    """What an execution came to, sealed; None where it came to nothing."""
+    rows = await database.read(tenant_id, OUTPUT, tenant_id=tenant_id, id=execution_id)
+    return rows[0].sealed_output if rows else None
+
+
+def beginning(
+    tenant_id: UUID,
+    execution_id: UUID,
+    position: int,
+    step: str,
+    attempts: int,
+    *,
+    repeatable: bool,
+) -> Bound:
+    """Says that try number `attempts` of a step begins now; no row: another worker is past that.
+
+    `repeatable`: no harm is done where nobody learns what became of it.
+    """
     return Bound(
         BEGIN_STEP,
         {
-            "tenant_id": claimed.tenant_id,
-            "work_id": claimed.work_id,
-            "claim_id": claimed.claim_id,
-            "execution_id": claimed.target_id,
+            "tenant_id": tenant_id,
+            "execution_id": execution_id,
             "position": position,
             "step": step,
             "attempts": attempts,
+            "repeatable": repeatable,
         },
     )
 
@@ -306,45 +350,12 @@ def recording(tenant_id: UUID, execution_id: UUID, step: Step) -> Bound:
     return Bound(RECORD_STEP, {"tenant_id": tenant_id, "execution_id": execution_id, **told})
 
 
-def finishing(tenant_id: UUID, execution_id: UUID, ending: Ending) -> list[Bound]:
-    """End an execution, forget its sealed state, and tell who waits."""
-    key = {"tenant_id": tenant_id, "id": execution_id}
-    told = {
-        "state": ending.state,
-        "failure_reason": ending.reason,
-        "failure_message": ending.message,
-    }
-    return [
-        Bound(FINISH, {**key, **told}),
-        Bound(FORGET_OUTPUTS, key),
-        Bound(NOTIFY_ENDED, {"execution": str(execution_id)}),
-    ]
+def retrying(tenant_id: UUID, execution_id: UUID) -> Bound:
+    """Counts that a run is taken up again at a failed step."""
+    return Bound(RETRY, {"tenant_id": tenant_id, "id": execution_id})
 
 
-async def take_request(
-    tx: Transaction,
-    *,
-    tenant_id: UUID,
-    principal_id: UUID,
-    request_id: UUID,
-    request_hash: bytes,
-    execution_id: UUID,
-) -> tuple[bytes, UUID]:
-    """Take a request id; answers with its hash and execution: these, or the first one's.
-
-    Of two at once the second waits for the first's transaction.
-    """
-    key = {"tenant_id": tenant_id, "principal_id": principal_id, "request_id": request_id}
-    new = {"request_hash": request_hash, "execution_id": execution_id}
-    _, rows = await tx.pipeline([Bound(TAKE_REQUEST, {**key, **new}), Bound(REQUEST, key)])
-    return bytes(rows[0].request_hash), rows[0].execution_id
-
-
-async def _read(
-    database: Database, tenant_id: UUID, execution_id: UUID, statement: Statement, steps: Statement
-) -> Execution | None:
-    key = {"tenant_id": tenant_id, "id": execution_id}
-    found, of_steps = await database.read_all(tenant_id, [Bound(statement, key), Bound(steps, key)])
+def _execution(found: list[Any], of_steps: list[Any]) -> Execution | None:
     if not found:
         return None
     return replace(Execution(*found[0]), steps=tuple(Step(*row) for row in of_steps))

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Uuid, all_, and_, bindparam, delete, or_, select
+from sqlalchemy import Uuid, all_, and_, bindparam, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.sql.elements import ColumnElement
 
 from services.chassis.database import Bound, Database, Statement, Transaction
 from services.executor.tables import PROJECTED_OBJECTS as OBJECTS
-from services.executor.tables import TENANTS
+from services.executor.tables import PROVIDER_SWITCHES, TENANTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +32,54 @@ class ProjectedObject:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a step of a connector needs; None where the projection does not have it."""
+    """What a step of a connector needs; None where the projection does not have it.
+
+    `switched_off`: operators let nobody call the integration's provider.
+    """
 
     enabled: bool
+    switched_off: bool
     connector: ProjectedObject | None
     integration: ProjectedObject | None
     credential: ProjectedObject | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A connector and what its steps need, as it was wanted at one moment.
+
+    `enabled` is the tenant's, None where it is not there.
+    """
+
+    enabled: bool | None
+    switched_off: frozenset[str]
+    objects: tuple[ProjectedObject, ...]
+
+    @property
+    def connector(self) -> ProjectedObject | None:
+        """The connector, where it is wanted still."""
+        return next((each for each in self.objects if each.kind == "Connector"), None)
+
+    def needs(self, integration: str) -> Needs:
+        """What a step on an integration needs."""
+        of_step = self._named("Integration", integration)
+        spec = of_step.spec if of_step else {}
+        return Needs(
+            enabled=bool(self.enabled),
+            switched_off=spec.get("provider") in self.switched_off,
+            connector=self.connector,
+            integration=of_step,
+            credential=self._named("Credential", spec.get("credential") or ""),
+        )
+
+    def _named(self, kind: str, name: str) -> ProjectedObject | None:
+        return next((each for each in self.objects if (each.kind, each.name) == (kind, name)), None)
 
 
 _COLUMNS = (OBJECTS.c.kind, OBJECTS.c.object_id, OBJECTS.c.name, OBJECTS.c.version, OBJECTS.c.spec)
 _MINE = and_(OBJECTS.c.tenant_id == bindparam("tenant_id"), OBJECTS.c.kind == bindparam("kind"))
 
 ONE = Statement(select(*_COLUMNS).where(_MINE, OBJECTS.c.name == bindparam("name")))
-BY_ID = Statement(select(*_COLUMNS).where(_MINE, OBJECTS.c.object_id == bindparam("object_id")))
 ALL_OF = Statement(select(*_COLUMNS).where(_MINE).order_by(OBJECTS.c.name))
 SUBSCRIPTIONS_OF = Statement(
     select(*_COLUMNS)
@@ -89,8 +125,27 @@ def _needs() -> Statement:
     return Statement(select(*_COLUMNS).where(mine, or_(*wanted)))
 
 
+def _all_needs(which: ColumnElement[bool]) -> Statement:
+    mine = OBJECTS.c.tenant_id == bindparam("tenant_id")
+    this = and_(OBJECTS.c.kind == "Connector", which)
+    step = select(
+        func.jsonb_array_elements(OBJECTS.c.spec["steps"]).op("->>")("integration")
+    ).where(mine, this)
+    named = and_(OBJECTS.c.kind == "Integration", OBJECTS.c.name.in_(step))
+    credential = select(OBJECTS.c.spec["credential"].astext).where(mine, named)
+    of_them = and_(OBJECTS.c.kind == "Credential", OBJECTS.c.name.in_(credential))
+    return Statement(select(*_COLUMNS).where(mine, or_(this, named, of_them)))
+
+
 NEEDS = _needs()
-TENANT = Statement(select(TENANTS.c.enabled).where(TENANTS.c.tenant_id == bindparam("tenant_id")))
+ALL_NEEDS = _all_needs(OBJECTS.c.object_id == bindparam("connector_id"))
+ALL_NEEDS_BY_NAME = _all_needs(OBJECTS.c.name == bindparam("connector"))
+TENANT = Statement(
+    select(
+        TENANTS.c.enabled,
+        func.array(select(PROVIDER_SWITCHES.c.provider).scalar_subquery()).label("switched_off"),
+    ).where(TENANTS.c.tenant_id == bindparam("tenant_id"))
+)
 DELETE_OTHERS = Statement(
     delete(OBJECTS).where(
         OBJECTS.c.tenant_id == bindparam("tenant_id"),
@@ -123,14 +178,6 @@ async def one(
     return ProjectedObject(*rows[0]) if rows else None
 
 
-async def by_id(
-    source: Transaction | Database, tenant_id: UUID, kind: str, object_id: UUID
-) -> ProjectedObject | None:
-    """A tenant's object by its id."""
-    rows = await _rows(source, tenant_id, BY_ID, kind=kind, object_id=object_id)
-    return ProjectedObject(*rows[0]) if rows else None
-
-
 async def all_of(
     source: Transaction | Database, tenant_id: UUID, kind: str
 ) -> list[ProjectedObject]:
@@ -154,28 +201,34 @@ async def way_in(
     return {row.kind: ProjectedObject(*row) for row in rows}
 
 
-async def runnable(
-    tx: Transaction, tenant_id: UUID, connector: str
-) -> tuple[bool | None, ProjectedObject | None]:
-    """Whether the tenant is enabled (None: it is not there), and its connector of that name."""
-    named = {"tenant_id": tenant_id, "kind": "Connector", "name": connector}
-    owners, rows = await tx.pipeline([Bound(TENANT, {"tenant_id": tenant_id}), Bound(ONE, named)])
-    enabled = owners[0].enabled if owners else None
-    return enabled, ProjectedObject(*rows[0]) if rows else None
+async def runnable(tx: Transaction, tenant_id: UUID, connector: str) -> Wanted:
+    """A tenant's connector of that name, with what its steps need."""
+    tenant = {"tenant_id": tenant_id}
+    named = {**tenant, "connector": connector}
+    return wanted(await tx.pipeline([Bound(TENANT, tenant), Bound(ALL_NEEDS_BY_NAME, named)]))
 
 
 async def needs(database: Database, tenant_id: UUID, connector_id: UUID, integration: str) -> Needs:
     """What a step needs, at one moment and in one round trip."""
-    asked = {"tenant_id": tenant_id, "connector_id": connector_id, "integration": integration}
-    owners, rows = await database.read_all(
-        tenant_id, [Bound(TENANT, {"tenant_id": tenant_id}), Bound(NEEDS, asked)]
-    )
-    found = {row.kind: ProjectedObject(*row) for row in rows}
-    return Needs(
-        enabled=bool(owners) and owners[0].enabled,
-        connector=found.get("Connector"),
-        integration=found.get("Integration"),
-        credential=found.get("Credential"),
+    tenant = {"tenant_id": tenant_id}
+    asked = {**tenant, "connector_id": connector_id, "integration": integration}
+    answers = await database.read_all(tenant_id, [Bound(TENANT, tenant), Bound(NEEDS, asked)])
+    return wanted(answers).needs(integration)
+
+
+def needing(tenant_id: UUID, connector_id: UUID) -> list[Bound]:
+    """Reads what the steps of a connector need as it is now; `wanted` takes the answers."""
+    asked = {"tenant_id": tenant_id, "connector_id": connector_id}
+    return [Bound(TENANT, {"tenant_id": tenant_id}), Bound(ALL_NEEDS, asked)]
+
+
+def wanted(answers: Sequence[list[Any]]) -> Wanted:
+    """What was read of the tenant, and of its objects."""
+    owners, rows = answers
+    return Wanted(
+        enabled=owners[0].enabled if owners else None,
+        switched_off=frozenset(owners[0].switched_off if owners else ()),
+        objects=tuple(ProjectedObject(*row) for row in rows),
     )
 
 

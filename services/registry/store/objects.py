@@ -66,7 +66,12 @@ STORED: Mapping[str, Stored] = {
         derived=("category",),
     ),
     "Connector": Stored(
-        t.connectors, "connector_id", ("display_name", "description", "is_active", "steps")
+        t.connectors,
+        "connector_id",
+        (
+            *("display_name", "description", "is_active", "steps", "lane", "schedule"),
+            *("timeout", "max_retries", "output"),
+        ),
     ),
     "WebhookEndpoint": Stored(
         t.webhook_endpoints,

@@ -41,6 +41,7 @@ UPDATE = Statement(
     .values(
         display_name=bindparam("display_name"),
         enabled=bindparam("enabled"),
+        limits=bindparam("limits", type_=_T.limits.type),
         labels=bindparam("labels", type_=_T.labels.type),
         annotations=bindparam("annotations", type_=_T.annotations.type),
         updated_at=func.now(),
@@ -123,6 +124,7 @@ def complete(row: Any) -> Complete:
         ANNOTATIONS: row.annotations,
         "spec.display_name": row.display_name,
         "spec.enabled": row.enabled,
+        "spec.limits": row.limits,
     }
     return Complete("Tenant", row.slug, fields, row.tenant_id)
 
@@ -142,6 +144,7 @@ def writing(tenant_id: UUID, one: Complete, *, new: bool) -> Bound:
     row = {
         "display_name": one.fields["spec.display_name"],
         "enabled": one.fields["spec.enabled"],
+        "limits": one.fields["spec.limits"],
         "labels": one.fields[LABELS],
         "annotations": one.fields[ANNOTATIONS],
     }

@@ -1,7 +1,7 @@
 """One tenant with a GitHub and a plain integration, a sandbox to call, and a worker that runs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -12,15 +12,22 @@ from services.chassis import envelope
 from services.chassis.database import Database
 from services.chassis.egress import Egress, Limits, parse_allow
 from services.chassis.errors import TenonError
+from services.chassis.evaluator import Evaluator
 from services.chassis.secret import Secret
-from services.executor import executions, lanes
-from services.executor.executions import KIND, Endings, Executions, Run, RunRequest
-from services.executor.lanes import Claimed
+from services.executor import executions, turns
+from services.executor.activity import Activities
+from services.executor.dry_runs import DryRuns
+from services.executor.executions import KIND, Executions, Run, RunRequest
+from services.executor.progress import Progress
+from services.executor.recorder import Recorder
 from services.executor.registry import LeasedKey, Resolved
 from services.executor.running import Running
+from services.executor.servicers.execution import ExecutionServicer
 from services.executor.store import projected
 from services.executor.store.executions import Execution
 from services.executor.store.projected import ProjectedObject
+from services.executor.watching import Changes, Watches
+from services.executor.work import Claimed
 from services.executor.worker import Worker, WorkerLimits
 from services.providers.catalog import Catalog
 from services.providers.client import ProviderClient
@@ -82,7 +89,7 @@ class NoRoom:
 
     has_room, lease_s = False, 30.0
 
-    async def start(self, claimed: Claimed) -> None:
+    async def start(self, claimed: Claimed, prepared: Progress) -> None:
         """Never called."""
         raise AssertionError(claimed)
 
@@ -95,21 +102,40 @@ class ExecutionBench:
     tenant_id: UUID
     box: Box
     client: ProviderClient
+    evaluator: Evaluator
     vault: Vault = field(default_factory=Vault)
     principal_id: UUID = field(default_factory=uuid4)
 
     def __post_init__(self) -> None:
-        self.endings = Endings(self.database)
-        self.executions = Executions(self.database, self.vault, self.endings, NoRoom())
+        self.changes = Changes(self.database)
+        self.executions = Executions(self.database, self.vault, self.changes, NoRoom())
+        self.recorder = Recorder(self.database)
         self.running = Running(
-            self.database, self.vault, self.client, CATALOG, self.endings, rng=Random(1)
+            self.database,
+            self.vault,
+            self.client,
+            CATALOG,
+            self.recorder,
+            self.changes,
+            self.evaluator,
+            rng=Random(1),
         )
+        self.watches = Watches(self.database, self.changes)
+        self.dry_runs = DryRuns(self.database, CATALOG, self.evaluator)
+        self.activities = Activities(self.database)
         self.ids = {name: uuid4() for name in ("github", "plain", "token", "c")}
 
     async def want(
-        self, *steps: dict[str, Any], active: bool = True, **github: Any
+        self,
+        *steps: dict[str, Any],
+        active: bool = True,
+        whole: Mapping[str, Any] | None = None,
+        **github: Any,
     ) -> ProjectedObject:
-        """Project the tenant anew: a connector `c` of these steps and what it needs."""
+        """Project the tenant anew: a connector `c` of these steps and what it needs.
+
+        `whole` is what its spec says beside the steps.
+        """
         shared = {"is_active": True, "base_url": self.box.url, "config": {}}
         objects = [
             self._object(
@@ -119,7 +145,9 @@ class ExecutionBench:
             ),
             self._object("Integration", "plain", {**shared, "provider": "http", "credential": ""}),
             self._object("Credential", "token", {"type": "bearer"}, version=1),
-            self._object("Connector", "c", {"is_active": active, "steps": list(steps)}),
+            self._object(
+                "Connector", "c", {"is_active": active, "steps": list(steps), **(whole or {})}
+            ),
         ]
         async with self.database.tenant(self.tenant_id) as tx:
             await projected.replace(tx, self.tenant_id, objects)
@@ -139,23 +167,35 @@ class ExecutionBench:
         async with self.database.tenant(self.tenant_id) as tx:
             return await executions.start(tx, run, self.vault.key)
 
-    async def run(self, *steps: dict[str, Any], **values: Any) -> Execution:
+    async def run(
+        self, *steps: dict[str, Any], whole: Mapping[str, Any] | None = None, **values: Any
+    ) -> Execution:
         """Want a connector of these steps, run it as an event with these values would."""
-        execution_id = await self.start(await self.want(*steps), **values)
+        execution_id = await self.start(await self.want(*steps, whole=whole), **values)
         async with self.working():
             return await self.end_of(execution_id)
 
     async def claim(self) -> Claimed:
         """Claim the one run that is due, as a worker would."""
-        (turn,) = (await lanes.claim_tenants(self.database, 1)).turns
-        (claimed,) = (await lanes.claim_work(self.database, turn, [KIND], 1, 30)).items
+        (turn,) = (await turns.claim_tenants(self.database, 1)).turns
+        taken = await turns.claim_work(self.database, {turn: 1}, [KIND], 30)
+        (claimed,) = taken[turn].items
         return claimed
+
+    async def work(self, claimed: Claimed) -> None:
+        """Do claimed work as a worker would."""
+        prepared = await self.running.prepare(claimed)
+        await self.recorder.record(claimed, await self.running.call(claimed, prepared))
 
     async def end_of(self, execution_id: UUID) -> Execution:
         """The execution once it has ended."""
         found = await self.executions.wait(self.tenant_id, execution_id, 20)
         assert found.ended, f"still {found.state}: {found.steps}"
         return found
+
+    def servicer(self) -> ExecutionServicer:
+        """The service on this bench."""
+        return ExecutionServicer(self.executions, self.watches, self.dry_runs, self.activities)
 
     def request(self, **given: Any) -> RunRequest:
         """An RPC's wish to run the connector."""
@@ -170,9 +210,9 @@ class ExecutionBench:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """A worker runs inside the block."""
-        limits = WorkerLimits(poll_s=0.2, retry_s=0.1, grace_s=0.1)
+        limits = WorkerLimits(poll_s=0.2, away_s=0.1, grace_s=0.1)
         worker = asyncio.create_task(
-            Worker(self.database, {self.running.name: self.running}, limits).run()
+            Worker(self.database, {self.running.name: self.running}, self.recorder, limits).run()
         )
         try:
             yield
@@ -187,8 +227,10 @@ async def execution_bench(database: Database, tenant_id: UUID) -> AsyncIterator[
     async with (
         sandbox(TOKEN) as box,
         Egress(parse_allow("127.0.0.1/32:*"), Limits(total_s=30)) as egress,
+        Evaluator() as evaluator,
     ):
-        yield ExecutionBench(database, tenant_id, box, ProviderClient(egress, CATALOG))
+        client = ProviderClient(egress, CATALOG)
+        yield ExecutionBench(database, tenant_id, box, client, evaluator)
 
 
 async def until(

@@ -104,6 +104,19 @@ async def test_a_false_condition_skips_the_step_and_makes_no_call(runs: Executio
     assert found.state == "success" and len(runs.box.calls) == 1
 
 
+async def test_expressions_go_through_lists_and_large_answers(runs: ExecutionBench) -> None:
+    found = await runs.run(
+        step("first", condition="event.payload.labels.exists(x, x.name == 'bug')"),
+        step("second", condition="event.payload.labels.all(x, x.name == 'bug')"),
+        comment(text="labelled ${event.payload.labels.filter(x, has(x.by)).map(x, x.name)}"),
+        labels=[{"name": "bug", "by": 1}, {"name": "p1"}],
+        large="x" * 100_000,
+    )
+    assert [each.state for each in found.steps] == ["success", "skipped", "success"]
+    assert [each.body for each in runs.box.comments] == ['labelled ["bug"]']
+
+
+ENDLESS = "event.payload.l.map(x, event.payload.l.map(y, x * y + size(event.payload.l)))"
 REFUSALS = {
     "a wrong path": (step(path="/repos/acme/shop/issues/999"), "NOT_FOUND", 404),
     "a wrong body": (comment(text=""), "INVALID", 422),
@@ -113,6 +126,11 @@ REFUSALS = {
         0,
     ),
     "a condition of another kind": (step(condition="1"), "EXPRESSION_INVALID", 0),
+    "an expression without end": (
+        step(path_params={"x": f"${{{ENDLESS}}}"}),
+        "EXPRESSION_TOO_MUCH",
+        0,
+    ),
     "a path that climbs": (step(path="/repos/{x}", path_params={"x": ".."}), "UNSAFE_PATH", 0),
     "a header of ours": (step(headers={"Authorization": "x"}), "CALL_INVALID", 0),
     "an operation there is not": (step(operation="dance"), "CALL_INVALID", 0),
@@ -126,7 +144,7 @@ async def test_what_cannot_succeed_fails_at_once_with_its_reason(
     case: str, runs: ExecutionBench
 ) -> None:
     wrong, reason, status = REFUSALS[case]
-    found = await runs.run(wrong)
+    found = await runs.run(wrong, l=list(range(400)))
     assert (found.state, found.failure_reason) == ("failed", reason)
     (only,) = found.steps
     assert (only.state, only.failure_reason, only.response_status) == ("failed", reason, status)
@@ -372,8 +390,16 @@ async def test_what_the_registry_projects_runs(
             tx, ProjectedTenant(snapshot.tenant_id, "acme-again", True, 1), seen=None
         )
         await projected.replace(tx, snapshot.tenant_id, snapshot.objects)
-    executions = Executions(runs.database, registry, runs.endings, NoRoom())
-    runs.running = Running(runs.database, registry, runs.client, CATALOG, runs.endings)
+    executions = Executions(runs.database, registry, runs.changes, NoRoom())
+    runs.running = Running(
+        runs.database,
+        registry,
+        runs.client,
+        CATALOG,
+        runs.recorder,
+        runs.changes,
+        runs.evaluator,
+    )
     async with runs.working():
         found = await executions.run(
             RunRequest(snapshot.tenant_id, uuid4(), "triage", {}, wait_s=20)

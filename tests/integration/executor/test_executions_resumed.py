@@ -7,8 +7,8 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from services.executor.running import ClaimLost
 from services.executor.store import executions as store
+from services.executor.work import ClaimLost
 from services.sandbox.faults import Fault
 from tests.integration.executor.execution_bench import (
     ExecutionBench,
@@ -105,7 +105,7 @@ async def test_a_worker_that_lost_its_claim_makes_no_call(
     claimed = await runs.claim()
     await admin.execute("UPDATE executor.work SET claim_id = gen_random_uuid()")
     with pytest.raises(ClaimLost):
-        await runs.running.run(claimed)
+        await runs.work(claimed)
     assert runs.box.calls == []
 
 
@@ -124,7 +124,7 @@ async def test_a_worker_that_lost_its_claim_records_nothing(
     more = [step("next")] if "attempts" in meanwhile else []
     execution_id = await runs.start(await runs.want(step(), *more))
     runs.box.faults.add(Fault(path="*", kind="slow", delay_s=0.3, times=1))
-    running = asyncio.create_task(runs.running.run(await runs.claim()))
+    running = asyncio.create_task(runs.work(await runs.claim()))
     await until(runs, execution_id, lambda each: runs.box.calls)
     await admin.execute(meanwhile)
     with pytest.raises(ClaimLost):
@@ -142,7 +142,7 @@ async def test_state_is_sealed_while_it_runs_and_gone_at_the_end(
         await until(runs, execution_id, lambda each: len(each.steps) == 2)
         sealed = await (
             await admin.execute(
-                "SELECT sealed_input, sealed_output FROM executor.executions JOIN executor.execution_steps ON execution_id = id WHERE position = 0"
+                "SELECT sealed_input, s.sealed_output FROM executor.executions JOIN executor.execution_steps s ON execution_id = id WHERE position = 0"
             )
         ).fetchone()
         assert sealed and sealed[0] and sealed[1]
@@ -150,7 +150,7 @@ async def test_state_is_sealed_while_it_runs_and_gone_at_the_end(
         await runs.end_of(execution_id)
     left = await (
         await admin.execute(
-            "SELECT count(sealed_input), count(sealed_output), count(*) FROM executor.executions JOIN executor.execution_steps ON execution_id = id"
+            "SELECT count(sealed_input), count(s.sealed_output), count(*) FROM executor.executions JOIN executor.execution_steps s ON execution_id = id"
         )
     ).fetchone()
     assert left == (0, 0, 2)

@@ -20,6 +20,7 @@ import pytest
 from sqlalchemy import text
 
 from services.chassis.database import Database, Statement
+from services.chassis.evaluator import Evaluator
 from services.chassis.failpoints import Arming, Failpoint
 from services.chassis.secret import Secret
 from services.executor import inbound as inbound_module
@@ -133,8 +134,10 @@ async def house(
     tenant_id = await registry_service.tenant_id("acme")
     projection = Projection(executor_database, registry)
     await projection.project(tenant_id)
-    inbound = Inbound(executor_database, registry, Catalog.load())
+    evaluator = Evaluator()
+    inbound = Inbound(executor_database, registry, Catalog.load(), evaluator)
     async with (
+        evaluator,
         ingress.serving(inbound, "127.0.0.1", 0) as port,
         aiohttp.ClientSession() as session,
     ):
@@ -173,6 +176,33 @@ async def test_a_redelivery_is_one_event_and_one_run_with_the_same_answer(house:
     assert await house.send(delivery_id="d-1") == first
     assert await house.send(delivery_id="d-2") != first
     assert await house.count("events") == 2
+    assert await house.count("executions") == 4
+
+
+async def test_what_is_over_the_quota_leaves_nothing_and_is_taken_when_it_is_sent_again(
+    house: House,
+) -> None:
+    limits = {"work_per_hour": 2}
+    await house.want(document("Tenant", "acme", display_name="Acme", limits=limits))
+    first = await house.send(delivery_id="d-1")
+    assert first[0] == 202
+    signed = webhook_headers("issues", BODY, SECRET, "d-2")
+    status, answer, headers = await house.post("/v1/acme/hook", BODY, signed)
+    assert (status, answer) == (429, b'{"error": "the quota is used up"}')
+    wait_s = int(headers["retry-after"])
+    assert 3500 < wait_s <= 3600
+    assert await house.count("events") == await house.count("event_receipts") == 1
+    # What is known costs nothing, and neither does what starts nothing.
+    assert await house.send(delivery_id="d-1") == first
+    assert (await house.send(b'{"action":"closed"}', delivery_id="d-3"))[0] == 202
+    # A stranger does not learn how busy a tenant is.
+    assert (await house.send(delivery_id="d-4", secret=OTHER))[0] == 404
+
+    await house.admin.execute(
+        "UPDATE executor.tenant_lanes SET quota_at = quota_at - make_interval(secs => %s)",
+        [wait_s],
+    )
+    assert (await house.send(delivery_id="d-2"))[0] == 202
     assert await house.count("executions") == 4
 
 
@@ -252,6 +282,25 @@ async def test_matching_subscriptions_start_their_connectors(house: House) -> No
     await house.send(b"{}", event="push")
     assert await house.count("events") == 3
     assert await house.count("executions") == 2
+
+
+async def test_a_filter_may_go_through_lists_and_one_without_end_takes_nothing(
+    house: House,
+) -> None:
+    about_labels = "event.payload.labels.exists(each, each.name == 'bug')"
+    endless = "event.payload.l.all(x, event.payload.l.all(y, event.payload.l.size() + x + y > 0))"
+    filters = {"labelled": about_labels, "endless": endless}
+    await house.want(
+        *wanted(),
+        *(
+            document("Subscription", name, endpoint="hook", connector="triage", filter=text)
+            for name, text in filters.items()
+        ),
+    )
+    body = json.dumps({"labels": [{"name": "p1"}, {"name": "bug"}], "l": list(range(400))})
+    status, _ = await house.send(body.encode(), event="push")
+    assert status == 202
+    assert await house.rows("SELECT subscription FROM executor.executions") == [("labelled",)]
 
 
 async def test_a_body_that_is_not_json_is_kept_and_its_header_says_the_type(house: House) -> None:

@@ -9,11 +9,13 @@ import psycopg
 import pytest
 
 from services.chassis.database import Database, Statement
-from services.executor import lanes
-from services.executor.lanes import Claimed
+from services.chassis.errors import Internal
+from services.executor import lanes, turns
 from services.executor.store import lanes as store
+from services.executor.store import work as rows
 from services.executor.tables import LANES, TENANT_LANES, WORK
-from tests.integration.executor.lane_bench import LaneBench
+from services.executor.work import Claimed, Later
+from tests.integration.executor.lane_bench import LaneBench, pass_time
 
 Admin = psycopg.AsyncConnection[Any]
 
@@ -61,7 +63,7 @@ async def test_of_a_lane_lower_priority_then_older_goes_first(bench: LaneBench) 
 async def test_work_waits_for_its_time(bench: LaneBench, admin: Admin) -> None:
     await bench.enqueue(bench.item(delay_s=60))
     assert await bench.take() == []
-    await _pass_time(admin, 61)
+    await pass_time(admin, 61)
     assert len(await bench.take()) == 1
 
 
@@ -73,7 +75,7 @@ async def test_sooner_work_pulls_a_sleeping_lane_forward(bench: LaneBench) -> No
 
 async def test_the_next_due_time_is_told(bench: LaneBench) -> None:
     await bench.enqueue(bench.item(delay_s=40))
-    look = await lanes.claim_tenants(bench.database, 10)
+    look = await turns.claim_tenants(bench.database, 10)
     assert look.turns == ()
     assert look.next_s is not None
     assert 30 < look.next_s <= 40
@@ -84,10 +86,9 @@ async def test_postponed_work_comes_again_with_the_next_attempt(
 ) -> None:
     await bench.enqueue(bench.item())
     (first,) = await bench.take()
-    async with bench.database.tenant(bench.tenant_id) as tx:
-        assert await lanes.postpone(tx, first, 20)
+    assert await bench.record(first, Later(delay_s=20))
     assert await bench.take() == []
-    await _pass_time(admin, 21)
+    await pass_time(admin, 21)
     (second,) = await bench.take()
     assert (second.work_id, second.attempt) == (first.work_id, 2)
 
@@ -95,14 +96,13 @@ async def test_postponed_work_comes_again_with_the_next_attempt(
 async def test_a_late_worker_records_nothing(bench: LaneBench, admin: Admin) -> None:
     await bench.enqueue(bench.item())
     (late,) = await bench.take()
-    await _pass_time(admin, 31)
+    await pass_time(admin, 31)
     (current,) = await bench.take()
     assert current.work_id == late.work_id
     assert current.attempt == 2
-    async with bench.database.tenant(bench.tenant_id) as tx:
-        assert not await lanes.renew(tx, late)
-        assert not await lanes.postpone(tx, late, 0)
-        assert not await lanes.complete(tx, late)
+    await turns.renew(bench.database, [late], 3600)
+    assert not await bench.record(late, Later(delay_s=0))
+    assert not await bench.complete(late)
     assert await bench.take() == []
     assert await bench.complete(current)
     assert not await bench.complete(current)
@@ -116,7 +116,7 @@ async def test_work_that_somebody_waits_for_is_taken_as_it_is_inserted(
     assert claimed.attempt == 1
     assert await bench.take() == []
     assert await bench.complete(claimed)
-    await _pass_time(admin, 31)
+    await pass_time(admin, 31)
     assert await bench.take() == []
 
 
@@ -125,7 +125,7 @@ async def test_work_taken_by_a_process_that_died_is_claimed_when_its_lease_ends(
 ) -> None:
     dead = await bench.take_at_once(bench.item())
     assert dead is not None
-    await _pass_time(admin, 31)
+    await pass_time(admin, 31)
     (current,) = await bench.take()
     assert (current.work_id, current.attempt) == (dead.work_id, 2)
     assert not await bench.complete(dead)
@@ -150,10 +150,9 @@ async def test_a_lane_is_never_taken_fuller_than_its_concurrency(bench: LaneBenc
 async def test_a_renewed_lease_lasts(bench: LaneBench, admin: Admin) -> None:
     await bench.enqueue(bench.item())
     (claimed,) = await bench.take()
-    await _pass_time(admin, 20)
-    async with bench.database.tenant(bench.tenant_id) as tx:
-        assert await lanes.renew(tx, claimed)
-    await _pass_time(admin, 20)
+    await pass_time(admin, 20)
+    await turns.renew(bench.database, [claimed], 30)
+    await pass_time(admin, 20)
     assert await bench.take() == []
     assert await bench.complete(claimed)
 
@@ -162,7 +161,7 @@ async def test_a_lane_runs_no_more_at_once_than_it_may(bench: LaneBench) -> None
     await bench.enqueue(*(bench.item(concurrency=2) for _ in range(5)))
     first = await bench.take()
     assert len(first) == 2
-    assert (await lanes.claim_tenants(bench.database, 1)).turns == ()
+    assert (await turns.claim_tenants(bench.database, 1)).turns == ()
     await bench.complete(first[0])
     assert len(await bench.take()) == 1
 
@@ -187,7 +186,7 @@ async def test_a_full_lane_wakes_when_a_dead_workers_lease_ends(
 ) -> None:
     await bench.enqueue(bench.item(concurrency=1), bench.item(concurrency=1))
     (dead,) = await bench.take()
-    await _pass_time(admin, 31)
+    await pass_time(admin, 31)
     (again,) = await bench.take()
     assert again.work_id == dead.work_id
 
@@ -196,13 +195,12 @@ async def test_a_worker_that_dies_before_settling_strands_nothing(
     bench: LaneBench, admin: Admin
 ) -> None:
     await bench.enqueue(bench.item())
-    (turn,) = (await lanes.claim_tenants(bench.database, 1)).turns
+    turn = await bench.turn()
     assert await bench.take() == []
-    await _pass_time(admin, lanes.TENANT_LEASE_S + 1)
+    await pass_time(admin, turns.TENANT_LEASE_S + 1)
     assert len(await bench.take()) == 1
     await bench.enqueue(bench.item())
-    late = await lanes.claim_work(bench.database, turn, [bench.KIND], 1, 30)
-    assert late == lanes.Taken()
+    assert await bench.claim(turn) == turns.Taken()
     assert len(await bench.take()) == 1
 
 
@@ -212,9 +210,8 @@ async def test_tenants_take_turns(executor_database: Database) -> None:
     await few.enqueue(few.item())
     order = []
     for _ in range(3):
-        (turn,) = (await lanes.claim_tenants(executor_database, 1)).turns
-        taken = await lanes.claim_work(executor_database, turn, ["execution"], 1, 30)
-        await lanes.settle(executor_database, turn, taken.lane_ids)
+        turn = await many.turn()
+        await turns.settle(executor_database, {turn: await many.claim(turn, share=1)})
         order.append(turn.tenant_id)
     assert order == [many.tenant_id, few.tenant_id, many.tenant_id]
 
@@ -229,12 +226,11 @@ async def test_lanes_of_a_tenant_take_turns(bench: LaneBench) -> None:
 
 async def test_a_lane_is_claimed_by_one_worker_at_a_time(bench: LaneBench) -> None:
     await bench.enqueue(bench.item())
-    (turn,) = (await lanes.claim_tenants(bench.database, 1)).turns
+    turn = await bench.turn()
     async with bench.database.tenant(bench.tenant_id) as other:
         limits = {"kinds": [bench.KIND], "lanes": 1}
         assert await other.all(store.LOCK_DUE_LANES, tenant_id=bench.tenant_id, **limits)
-        taken = await lanes.claim_work(bench.database, turn, [bench.KIND], 1, 30)
-    assert taken == lanes.Taken()
+        assert await bench.claim(turn) == turns.Taken()
 
 
 async def test_lanes_of_a_tenant_share_its_turn(bench: LaneBench) -> None:
@@ -245,12 +241,13 @@ async def test_lanes_of_a_tenant_share_its_turn(bench: LaneBench) -> None:
     assert {claimed.lane_id for claimed in found} == {deep, shallow}
 
 
-async def test_work_of_a_kind_nobody_here_knows_is_left(bench: LaneBench) -> None:
+async def test_work_of_a_kind_nobody_here_knows_is_left(bench: LaneBench, admin: Admin) -> None:
     await bench.enqueue(bench.item())
-    (turn,) = (await lanes.claim_tenants(bench.database, 1)).turns
-    taken = await lanes.claim_work(bench.database, turn, ["delivery"], 10, 30)
-    assert taken == lanes.Taken()
-    assert not await lanes.settle(bench.database, turn, taken.lane_ids)
+    turn = await bench.turn()
+    taken = await turns.claim_work(bench.database, {turn: 10}, ["delivery"], 30)
+    assert taken == {turn: turns.Taken()}
+    await turns.settle(bench.database, taken)
+    await pass_time(admin, turns.REST_S)
     assert len(await bench.take()) == 1
 
 
@@ -261,7 +258,11 @@ async def test_another_tenants_transaction_sees_and_touches_nothing(bench: LaneB
         for table in (TENANT_LANES, LANES, WORK):
             statement = Statement(table.select().with_only_columns(table.c.tenant_id))
             assert await tx.all(statement) == []
-        assert not await lanes.complete(tx, claimed)
+        held = {"works": [claimed.work_id], "claims": [claimed.claim_id]}
+        with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="claim is lost"):
+            await tx.run(rows.HOLD, tenant_id=bench.tenant_id, **held)
+        with pytest.raises(Internal):
+            await tx.commit()
     assert await bench.complete(claimed)
 
 
@@ -287,16 +288,3 @@ async def _hold_and_complete(bench: LaneBench, claimed: Claimed, held: set[UUID]
     await asyncio.sleep(0)
     held.remove(claimed.work_id)
     assert await bench.complete(claimed)
-
-
-async def _pass_time(admin: Admin, seconds: float) -> None:
-    """Move everything of the engine into the past, which is all it knows of time."""
-    for table, columns in {
-        "tenant_lanes": ("next_at", "lease_until"),
-        "lanes": ("next_at",),
-        "work": ("due_at", "lease_until"),
-    }.items():
-        changes = ", ".join(f"{column} = {column} - %(by)s" for column in columns)
-        await admin.execute(
-            f"UPDATE executor.{table} SET {changes}".replace("%(by)s", f"'{seconds} s'::interval")
-        )

@@ -11,22 +11,30 @@ is still due, so that only the tenant lane is left to fall asleep.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 from sqlalchemy import text
 
 from services.chassis.database import Statement, Transaction
-from services.executor import lanes
-from services.executor.lanes import Claimed, Turn
+from services.executor import lanes, steering, turns
+from services.executor.steering import Limits
 from services.executor.store import lanes as store
-from tests.integration.executor.lane_bench import LaneBench
+from services.executor.store import work as rows
+from services.executor.turns import Taken, Turn
+from services.executor.work import Breaker, Claimed, Done, LanePolicy, Later, Outcome
+from tests.integration.executor.lane_bench import LaneBench, pass_time
 
 Admin = psycopg.AsyncConnection[Any]
 Patch = pytest.MonkeyPatch
-Finish = Callable[[Transaction, Claimed], Awaitable[bool]]
 LEVELS = ("lane", "tenant")
+# A turn that took something, so that its tenant need not rest.
+AWAKE = Taken(
+    items=(Claimed(UUID(int=0), UUID(int=0), "", UUID(int=0), UUID(int=0), 1, UUID(int=0)),)
+)
 GATE = 4711
 WAIT_AT_GATE = f"WITH gate AS MATERIALIZED (SELECT pg_advisory_xact_lock({GATE}))"
 NOTHING = Statement(text("SELECT 1 WHERE false"))
@@ -40,28 +48,26 @@ class Sleeper:
         self.turn = turn
 
     async def settle_lane(self) -> None:
-        async with self._bench.database.tenant(self._bench.tenant_id) as tx:
-            await lanes.settle_lanes(tx, self._bench.tenant_id, [self._bench.lane_id])
+        async with self._bench.database.across() as tx:
+            await turns.settle_lanes(tx, {self._bench.tenant_id: [self._bench.lane_id]})
 
     async def settle_tenant(self) -> None:
-        async with self._bench.database.tenant(self._bench.tenant_id) as tx:
-            await lanes.settle_tenant(tx, self.turn)
+        async with self._bench.database.across() as tx:
+            busy, _ = await turns.settle_tenants(tx, {self.turn: AWAKE})
+        if busy:
+            async with self._bench.database.across() as tx:
+                await turns.turn_tenants(tx, busy)
 
     async def settle(self) -> None:
         await self.settle_lane()
         await self.settle_tenant()
 
 
-async def _turn(bench: LaneBench) -> Turn:
-    (turn,) = (await lanes.claim_tenants(bench.database, 1)).turns
-    return turn
-
-
 async def _about_to_sleep(bench: LaneBench, admin: Admin, level: str) -> Sleeper:
     """A lane without work whose worker is about to put the level's row to sleep."""
     await bench.enqueue(bench.item())
     await admin.execute("DELETE FROM executor.work")
-    sleeper = Sleeper(bench, await _turn(bench))
+    sleeper = Sleeper(bench, await bench.turn())
     if level == "tenant":
         await sleeper.settle_lane()
     return sleeper
@@ -123,15 +129,15 @@ async def _asleep_before_insert(bench: LaneBench, sleeper: Sleeper, admin: Admin
     await enqueueing
 
 
-async def _asleep_before_finish_commits(bench: LaneBench, level: str, finish: Finish) -> None:
+async def _asleep_before_finish_commits(bench: LaneBench, level: str, outcome: Outcome) -> None:
     """A full lane gets room, all but committed, when the worker settles."""
     await bench.enqueue(bench.item(concurrency=1), bench.item(concurrency=1))
-    sleeper = Sleeper(bench, await _turn(bench))
-    (claimed,) = (await lanes.claim_work(bench.database, sleeper.turn, [bench.KIND], 5, 30)).items
+    sleeper = Sleeper(bench, await bench.turn())
+    (claimed,) = (await bench.claim(sleeper.turn)).items
     if level == "tenant":
         await sleeper.settle_lane()
-    async with bench.database.tenant(bench.tenant_id) as tx:
-        assert await finish(tx, claimed)
+    async with bench.database.across() as tx:
+        await bench.end(tx, (claimed, outcome))
         await sleeper.settle()
 
 
@@ -166,7 +172,7 @@ ROWS = {
     "lane": "executor.lanes AS l WHERE tenant_id = :tenant_id AND lane_id = ANY(:lane_ids)",
     "tenant": "executor.tenant_lanes AS l WHERE tenant_id = :tenant_id",
 }
-IDS = {"lane": "l.lane_id", "tenant": "l.tenant_id"}
+IDS = {"lane": "l.lane_id, l.owner", "tenant": "l.tenant_id"}
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -185,11 +191,11 @@ async def test_an_enqueuer_waits_for_a_row_that_falls_asleep(
     bench: LaneBench, admin: Admin, level: str
 ) -> None:
     sleeper = await _about_to_sleep(bench, admin, level)
-    async with bench.database.tenant(bench.tenant_id) as tx:
+    async with bench.database.across() as tx:
         if level == "lane":
-            await lanes.settle_lanes(tx, bench.tenant_id, [bench.lane_id])
+            await turns.settle_lanes(tx, {bench.tenant_id: [bench.lane_id]})
         else:
-            assert await lanes.settle_tenant(tx, sleeper.turn)
+            assert await turns.settle_tenants(tx, {sleeper.turn: AWAKE}) == ({}, True)
         enqueueing = asyncio.create_task(bench.enqueue(bench.item()))
         await _blocked(admin)
     await enqueueing
@@ -221,7 +227,7 @@ LOCK_AND_RAISE = {
     "lane": f"""
         {WAIT_AT_GATE}, held AS MATERIALIZED ({GATED_LOCKS["lane"]})
         UPDATE executor.lanes AS l SET next_at = coalesce(({EARLIEST["lane"]}), 'infinity')
-        FROM held WHERE l.lane_id = held.lane_id RETURNING l.lane_id""",
+        FROM held WHERE l.lane_id = held.lane_id RETURNING l.lane_id, l.owner""",
     "tenant": f"""
         {WAIT_AT_GATE}, held AS MATERIALIZED ({GATED_LOCKS["tenant"]})
         UPDATE executor.tenant_lanes AS l SET next_at = ({EARLIEST["tenant"]}),
@@ -257,8 +263,10 @@ async def test_removing_the_new_statement_strands_work(
 GATED_INSERT = Statement(
     text(
         f"{WAIT_AT_GATE} INSERT INTO executor.work (tenant_id, work_id, kind, lane_id, target_id,"
-        " due_at, priority, attempt) SELECT :tenant_id, :work_id, :kind, :lane_id, :target_id,"
-        " now() + :delay, :priority, 0 FROM gate"
+        " blocked, due_at, priority, attempt) SELECT :tenant_id, item.work, item.kind, item.lane,"
+        " item.target, false, now(), 0, 0 FROM gate, unnest(CAST(:works AS uuid[]),"
+        " CAST(:kinds AS text[]), CAST(:lanes AS uuid[]), CAST(:targets AS uuid[]))"
+        " AS item (work, kind, lane, target)"
     )
 )
 PULLS = {"lane": "PULL_LANE", "tenant": "PULL_TENANT_LANE"}
@@ -270,7 +278,7 @@ async def test_what_fell_asleep_before_the_insert_is_pulled_forward(
     bench: LaneBench, admin: Admin, monkeypatch: Patch, level: str
 ) -> None:
     sleeper = await _about_to_sleep(bench, admin, level)
-    monkeypatch.setattr(store, "INSERT_WORK", GATED_INSERT)
+    monkeypatch.setattr(rows, "INSERT", GATED_INSERT)
     await _asleep_before_insert(bench, sleeper, admin)
     assert not await _strands(bench, admin)
 
@@ -280,7 +288,7 @@ async def test_pulling_forward_before_the_insert_strands_work(
     bench: LaneBench, admin: Admin, monkeypatch: Patch, level: str
 ) -> None:
     sleeper = await _about_to_sleep(bench, admin, level)
-    monkeypatch.setattr(store, "INSERT_WORK", GATED_INSERT)
+    monkeypatch.setattr(rows, "INSERT", GATED_INSERT)
     monkeypatch.setattr(store, BEFORE_INSERT[level], getattr(store, PULLS[level]))
     monkeypatch.setattr(store, PULLS[level], NOTHING)
     await _asleep_before_insert(bench, sleeper, admin)
@@ -300,11 +308,8 @@ async def test_removing_the_pull_strands_work(
 
 # KEY SHARE before work becomes due without an insert.
 
-KEEPS = {"lane": "KEEP_LANE", "tenant": "KEEP_TENANT_LANE"}
-FINISHES: dict[str, Finish] = {
-    "complete": lanes.complete,
-    "postpone": lambda tx, claimed: lanes.postpone(tx, claimed, 60),
-}
+KEEPS = {"lane": "KEEP_LANES", "tenant": "KEEP_TENANT_LANE"}
+FINISHES: dict[str, Outcome] = {"complete": Done(), "postpone": Later(delay_s=60)}
 
 
 @pytest.mark.parametrize("finish", FINISHES)
@@ -326,7 +331,7 @@ async def test_removing_key_share_strands_work(
     assert await _strands(bench, admin)
 
 
-WAKES = {"lane": "WAKE_LANE", "tenant": "WAKE_TENANT_LANE"}
+WAKES = {"lane": "WAKE_LANES", "tenant": "WAKE_TENANT_LANE"}
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -338,3 +343,188 @@ async def test_removing_the_wake_strands_work(
     monkeypatch.setattr(store, WAKES[level], NOTHING)
     assert await bench.complete(claimed)
     assert await _strands(bench, admin)
+
+
+# What lets waiting work go on without any of it ending: each is a change (all but committed when the
+# worker settles), a lane that waits for it, and the statements the change must not be without.
+
+
+@dataclass(frozen=True)
+class Release:
+    """A lane that is `held` up with its worker about to settle, and what lets it `go`."""
+
+    held: Callable[[LaneBench], Awaitable[Sleeper]]
+    go: Callable[[LaneBench, Transaction], Awaitable[object]]
+
+
+async def _paused(bench: LaneBench) -> Sleeper:
+    await bench.enqueue(bench.item())
+    sleeper = Sleeper(bench, await bench.turn())
+    async with bench.database.tenant(bench.tenant_id) as tx:
+        await steering.pause(tx, bench.tenant_id, bench.lane_id, "a test")
+    return sleeper
+
+
+async def _full(bench: LaneBench) -> Sleeper:
+    await bench.enqueue(bench.item(concurrency=1), bench.item(concurrency=1))
+    sleeper = Sleeper(bench, await bench.turn())
+    assert len((await bench.claim(sleeper.turn)).items) == 1
+    return sleeper
+
+
+async def _behind_the_first(bench: LaneBench) -> Sleeper:
+    first = replace(bench.item(ordering="lane", delay_s=3600), target_id=FIRST)
+    await bench.enqueue(first)
+    await bench.enqueue(bench.item(ordering="lane"))
+    return Sleeper(bench, await bench.turn())
+
+
+async def _resume(bench: LaneBench, tx: Transaction) -> None:
+    await steering.resume(tx, bench.tenant_id, bench.lane_id)
+
+
+async def _widen(bench: LaneBench, tx: Transaction) -> None:
+    policies = {bench.lane_id: LanePolicy(concurrency=2)}
+    await steering.shape(tx, bench.tenant_id, bench.KIND, policies)
+
+
+async def _cancel_first(bench: LaneBench, tx: Transaction) -> None:
+    assert await lanes.cancel(tx, bench.tenant_id, FIRST)
+
+
+FIRST = UUID(int=1)
+RELEASES = {
+    "resume": Release(_paused, _resume),
+    "widen": Release(_full, _widen),
+    "cancel": Release(_behind_the_first, _cancel_first),
+}
+LOWERS = {
+    ("resume", "lane"): "PULL_LANE",
+    ("resume", "tenant"): "PULL_TENANT_LANE",
+    ("widen", "lane"): "PULL_LANE",
+    ("widen", "tenant"): "PULL_TENANT_LANE",
+    ("cancel", "lane"): "WAKE_LANES",
+    ("cancel", "tenant"): "WAKE_TENANT_LANE",
+}
+
+
+async def _asleep_before_release_commits(bench: LaneBench, release: Release, level: str) -> None:
+    sleeper = await release.held(bench)
+    if level == "tenant":
+        await sleeper.settle_lane()
+    async with bench.database.tenant(bench.tenant_id) as tx:
+        await release.go(bench, tx)
+        await sleeper.settle()
+
+
+async def _released_after_sleep(bench: LaneBench, release: Release) -> None:
+    await (await release.held(bench)).settle()
+    async with bench.database.tenant(bench.tenant_id) as tx:
+        await release.go(bench, tx)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("level", LEVELS)
+async def test_what_is_released_while_its_worker_settles_goes_on(
+    bench: LaneBench, admin: Admin, level: str, release: str
+) -> None:
+    await _asleep_before_release_commits(bench, RELEASES[release], level)
+    assert await _finds_one(bench, admin)
+
+
+async def test_a_cancel_that_does_not_keep_its_tenant_awake_strands_the_next(
+    bench: LaneBench, admin: Admin, monkeypatch: Patch
+) -> None:
+    """The others change the lane twice, so that its foreign key is checked and does the same."""
+    monkeypatch.setattr(store, KEEPS["tenant"], NOTHING)
+    await _asleep_before_release_commits(bench, RELEASES["cancel"], "tenant")
+    assert not await _finds_one(bench, admin)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+async def test_what_is_released_after_its_lane_fell_asleep_goes_on(
+    bench: LaneBench, admin: Admin, release: str
+) -> None:
+    await _released_after_sleep(bench, RELEASES[release])
+    assert await _finds_one(bench, admin)
+
+
+@pytest.mark.parametrize(("release", "level"), LOWERS)
+async def test_what_is_released_without_the_pull_is_stranded(
+    bench: LaneBench, admin: Admin, monkeypatch: Patch, release: str, level: str
+) -> None:
+    monkeypatch.setattr(store, LOWERS[(release, level)], NOTHING)
+    await _released_after_sleep(bench, RELEASES[release])
+    assert not await _finds_one(bench, admin)
+
+
+async def test_a_cancel_that_unblocks_nobody_strands_the_next(
+    bench: LaneBench, admin: Admin, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(rows, "UNBLOCK", NOTHING)
+    await _released_after_sleep(bench, RELEASES["cancel"])
+    assert not await _finds_one(bench, admin)
+
+
+async def _finds_one(bench: LaneBench, admin: Admin) -> bool:
+    """Whether a worker finds the one piece of work that is due."""
+    return not await _strands(bench, admin)
+
+
+# Stopping what somebody enqueues to: once it may go on, all of it is found.
+
+TRIPS = Breaker(threshold=1, reset_s=60.0)
+
+
+async def test_what_is_enqueued_while_its_lane_is_being_paused_is_found_when_it_resumes(
+    bench: LaneBench, admin: Admin
+) -> None:
+    sleeper = await _about_to_sleep(bench, admin, "lane")
+    async with bench.database.tenant(bench.tenant_id) as tx:
+        await steering.pause(tx, bench.tenant_id, bench.lane_id, "a test")
+        enqueueing = asyncio.create_task(bench.enqueue(bench.item()))
+        await asyncio.wait([enqueueing], timeout=0.2)
+        await sleeper.settle_lane()
+    await asyncio.gather(enqueueing, sleeper.settle_tenant())
+    assert await bench.take() == []
+    async with bench.database.tenant(bench.tenant_id) as tx:
+        await _resume(bench, tx)
+    assert await _finds_one(bench, admin)
+
+
+@pytest.mark.parametrize("level", ["", *LEVELS])
+async def test_what_is_enqueued_while_its_breaker_opens_is_found_when_its_time_is_over(
+    bench: LaneBench, admin: Admin, monkeypatch: Patch, level: str
+) -> None:
+    """Without the pull of a level, nobody looks there again."""
+    await bench.enqueue(bench.item(breaker=TRIPS))
+    sleeper = Sleeper(bench, await bench.turn())
+    (claimed,) = (await bench.claim(sleeper.turn)).items
+    async with bench.database.across() as tx:
+        await bench.end(tx, (claimed, Done(worked=False)))
+        await sleeper.settle()
+    await pass_time(admin, 31)
+    assert await bench.take() == []
+    if level:
+        monkeypatch.setattr(store, PULLS[level], NOTHING)
+    await bench.enqueue(bench.item())
+    assert await bench.take() == []
+    await pass_time(admin, TRIPS.reset_s)
+    assert await _finds_one(bench, admin) is (level == "")
+
+
+async def test_what_is_enqueued_to_a_paused_tenant_is_found_when_it_goes_on(
+    bench: LaneBench, admin: Admin
+) -> None:
+    """A paused tenant's row is left as it is, so that there is no pull to remove."""
+    sleeper = await _about_to_sleep(bench, admin, "lane")
+    async with bench.database.tenant(bench.tenant_id) as tx:
+        await steering.govern(tx, bench.tenant_id, Limits(paused=True))
+        enqueueing = asyncio.create_task(bench.enqueue(bench.item()))
+        await asyncio.wait([enqueueing], timeout=0.2)
+        await sleeper.settle_lane()
+    await asyncio.gather(enqueueing, sleeper.settle_tenant())
+    assert await bench.take() == []
+    async with bench.database.tenant(bench.tenant_id) as tx:
+        await steering.govern(tx, bench.tenant_id, Limits())
+    assert await _finds_one(bench, admin)

@@ -3,8 +3,11 @@
 import asyncio
 import json
 import os
+import re
 import signal
+import socket
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -19,6 +22,7 @@ from services.chassis.secret import Secret
 from tests.integration.executor.running_registry import RunningRegistry, document
 
 ROOT = Path(__file__).parents[3]
+STARTED: list[asyncio.subprocess.Process] = []
 
 
 @pytest.fixture
@@ -35,6 +39,7 @@ def environment(
         "REGISTRY": registry_service.target,
         "LISTEN": "127.0.0.1:0",
         "INGRESS_PORT": "0",
+        "METRICS_PORT": "0",
     }
     for name, secret in secrets.items():
         (tmp_path / name).write_bytes(secret.reveal() + b"\n")
@@ -44,12 +49,25 @@ def environment(
     return plain | {f"TENON_EXECUTOR_{k}": v for k, v in told.items()} | {"PYTHONPATH": paths}
 
 
+@pytest.fixture(autouse=True)
+async def _ended() -> AsyncIterator[None]:
+    """A test that fails leaves no process behind."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
 async def executor(environment: dict[str, str]) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.executor.main",
         cwd=ROOT, env=environment,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
+    STARTED.append(process)
+    return process
 
 
 async def test_it_serves_projects_authenticates_and_stops_when_told(
@@ -87,6 +105,31 @@ async def test_it_serves_projects_authenticates_and_stops_when_told(
         assert secret.reveal() not in errors
 
 
+async def test_metrics_are_served_where_it_is_told_and_every_loop_is_led(
+    environment: dict[str, str],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    told = {"TENON_EXECUTOR_METRICS_PORT": str(port), "TENON_EXECUTOR_ROLE": "work"}
+    process = await executor(environment | told)
+    assert process.stdout is not None and process.stderr is not None
+    ready = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+    assert ready == {"ready": True, "metrics": port}
+    url = f"http://127.0.0.1:{port}/metrics"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        text = await answer.text()
+    assert 'tenon_doctor_repairs_total{level="lane"} 0.0' in text
+    assert 'tenon_work_running{kind="execution"} 0.0' in text
+    led: set[bytes] = set()
+    async with asyncio.timeout(20):
+        while len(led) < 4:
+            led.update(re.findall(rb"leading executor\.(\w+)", await process.stderr.readline()))
+    assert led == {b"projection", b"retention", b"scheduler", b"doctor"}
+    process.send_signal(signal.SIGTERM)
+    await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0
+
+
 async def test_without_settings_it_says_all_that_is_missing_and_ends() -> None:
     process = await executor({"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}"})
     output, errors = await asyncio.wait_for(process.communicate(), 30)
@@ -106,3 +149,52 @@ async def test_without_its_database_it_ends_in_words_that_hold_no_password(
     assert (process.returncode, output) == (1, b"")
     assert b"executor: " in errors
     assert b"canary-word" not in errors and b"Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("role", "ports"), [("rpc", {"grpc"}), ("ingress", {"ingress"}), ("work", set())]
+)
+async def test_a_role_listens_where_it_must_and_nowhere_else(
+    environment: dict[str, str], role: str, ports: set[str]
+) -> None:
+    process = await executor(environment | {"TENON_EXECUTOR_ROLE": role})
+    assert process.stdout is not None
+    ready = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+    assert ready.keys() - {"ready"} == ports
+    process.send_signal(signal.SIGTERM)
+    await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ROLE": "scheduler"}, "TENON_EXECUTOR_ROLE must be one of all, rpc, ingress, work"),
+        ({"WORK_PROCESSES": "-1"}, "TENON_EXECUTOR_WORK_PROCESSES must be 0 or more"),
+        (
+            {"RPC_PROCESSES": "2", "LISTEN": "unix:/nowhere"},
+            "TENON_EXECUTOR_LISTEN must be host:port where several processes listen",
+        ),
+    ],
+)
+async def test_processes_that_cannot_be_are_refused_in_words(
+    environment: dict[str, str], settings: dict[str, str], words: str
+) -> None:
+    told = {f"TENON_EXECUTOR_{name}": value for name, value in settings.items()}
+    process = await executor(environment | told)
+    output, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, output) == (1, b"")
+    assert words.encode() in errors
+    assert b"Traceback" not in errors
+
+
+async def test_what_runs_elsewhere_is_said(environment: dict[str, str]) -> None:
+    process = await executor(environment | {"TENON_EXECUTOR_INGRESS_PROCESSES": "1"})
+    assert process.stdout is not None
+    ready = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+    assert ready.keys() == {"ready", "ingress"}
+    process.send_signal(signal.SIGTERM)
+    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0
+    for role in (b"rpc", b"work"):
+        assert b"no " + role + b" process runs here" in errors

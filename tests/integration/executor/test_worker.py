@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from services.chassis.database import Database
-from services.executor import lanes
-from services.executor.lanes import Claimed
+from services.executor.recorder import Recorder
+from services.executor.work import Claimed, Done, Outcome, Why
 from services.executor.worker import Worker, WorkerLimits
 from tests.integration.executor.lane_bench import LaneBench
 
@@ -23,23 +23,23 @@ Admin = psycopg.AsyncConnection[Any]
 NO_POLL = WorkerLimits(poll_s=600)
 
 
-class Recorder:
-    """Work that notes what ran, does what it is told first, and completes."""
+class Recorded:
+    """Work that notes what ran, and does what it is told first."""
 
     name = LaneBench.KIND
 
-    def __init__(
-        self, database: Database, before: Callable[[Claimed], Awaitable[None]] | None = None
-    ) -> None:
-        self._database = database
+    def __init__(self, before: Callable[[Claimed], Awaitable[None]] | None = None) -> None:
         self._before = before
         self.ran: Counter[UUID] = Counter()
         self.attempts: list[int] = []
+        self.given_up: list[str] = []
         self.active = 0
         self.most_active = 0
 
-    async def run(self, claimed: Claimed) -> None:
+    async def prepare(self, claimed: Claimed) -> None:
         self.attempts.append(claimed.attempt)
+
+    async def call(self, claimed: Claimed, prepared: None) -> Outcome:
         self.active += 1
         self.most_active = max(self.active, self.most_active)
         try:
@@ -47,9 +47,11 @@ class Recorder:
                 await self._before(claimed)
         finally:
             self.active -= 1
-        async with self._database.tenant(claimed.tenant_id) as tx:
-            assert await lanes.complete(tx, claimed)
-        self.ran[claimed.target_id] += 1
+        return Done(told=lambda _: self.ran.update([claimed.target_id]))
+
+    def give_up(self, claimed: Claimed, why: Why) -> Done:
+        self.given_up.append(why)
+        return Done()
 
     async def until(self, count: int) -> None:
         """Return once so many items have run."""
@@ -65,10 +67,12 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 @contextlib.asynccontextmanager
 async def working(
-    database: Database, kind: Recorder, limits: WorkerLimits | None = None
+    database: Database, kind: Recorded, limits: WorkerLimits | None = None
 ) -> AsyncIterator[asyncio.Task[None]]:
     """A worker that runs until the block ends."""
-    task = asyncio.create_task(Worker(database, {kind.name: kind}, limits).run())
+    task = asyncio.create_task(
+        Worker(database, {kind.name: kind}, Recorder(database), limits).run()
+    )
     try:
         yield task
     finally:
@@ -87,7 +91,7 @@ async def listening(admin: Admin) -> None:
 
 
 async def test_enqueued_work_wakes_a_worker(bench: LaneBench, admin: Admin) -> None:
-    kind = Recorder(bench.database)
+    kind = Recorded()
     async with working(bench.database, kind, NO_POLL):
         await listening(admin)
         for count in range(1, 6):
@@ -97,14 +101,14 @@ async def test_enqueued_work_wakes_a_worker(bench: LaneBench, admin: Admin) -> N
 
 
 async def test_delayed_work_runs_at_its_time_without_a_notice(bench: LaneBench) -> None:
-    kind = Recorder(bench.database)
+    kind = Recorded()
     await bench.enqueue(bench.item(delay_s=0.4))
     async with working(bench.database, kind, WorkerLimits(poll_s=15)):
         await until(lambda: kind.ran.total() == 1, seconds=10)
 
 
 async def test_a_lane_that_was_full_goes_on_at_once(bench: LaneBench) -> None:
-    kind = Recorder(bench.database)
+    kind = Recorded()
     await bench.enqueue(*(bench.item(concurrency=1) for _ in range(10)))
     async with working(bench.database, kind, NO_POLL):
         await kind.until(10)
@@ -117,7 +121,7 @@ async def test_a_worker_runs_no_more_at_once_than_it_may(bench: LaneBench) -> No
     async def wait(_: Claimed) -> None:
         await gate.wait()
 
-    kind = Recorder(bench.database, wait)
+    kind = Recorded(wait)
     await bench.enqueue(*(bench.item() for _ in range(8)))
     async with working(bench.database, kind, WorkerLimits(items=3, poll_s=0.05)):
         await until(lambda: kind.active == 3)
@@ -134,10 +138,10 @@ async def test_failed_work_is_logged_and_tried_again_later(
         if claimed.attempt < 3:
             raise LookupError
 
-    kind = Recorder(bench.database, fail_twice)
-    await bench.enqueue(bench.item())
+    kind = Recorded(fail_twice)
+    await bench.enqueue(bench.item(retry_s=(0.05, 0.05)))
     with caplog.at_level(logging.ERROR):
-        async with working(bench.database, kind, WorkerLimits(retry_s=0.05)):
+        async with working(bench.database, kind):
             await kind.until(1)
     assert kind.attempts == [1, 2, 3]
     assert [record.getMessage() for record in caplog.records] == [
@@ -150,7 +154,7 @@ async def test_a_long_run_keeps_its_lease(bench: LaneBench) -> None:
     async def outlast_the_lease(_: Claimed) -> None:
         await asyncio.sleep(2.0)
 
-    kind = Recorder(bench.database, outlast_the_lease)
+    kind = Recorded(outlast_the_lease)
     await bench.enqueue(bench.item())
     limits = WorkerLimits(lease_s=0.9, poll_s=0.1)
     async with working(bench.database, kind, limits), working(bench.database, kind, limits):
@@ -164,7 +168,7 @@ async def test_a_going_worker_lets_work_end(bench: LaneBench) -> None:
     async def wait(_: Claimed) -> None:
         await gate.wait()
 
-    kind = Recorder(bench.database, wait)
+    kind = Recorded(wait)
     await bench.enqueue(bench.item())
     async with working(bench.database, kind) as worker:
         await until(lambda: kind.active == 1)
@@ -183,7 +187,7 @@ async def test_a_gone_worker_gives_back_what_did_not_end(bench: LaneBench) -> No
     async def wait_for_ever(_: Claimed) -> None:
         await asyncio.Event().wait()
 
-    kind = Recorder(bench.database, wait_for_ever)
+    kind = Recorded(wait_for_ever)
     await bench.enqueue(bench.item())
     async with working(bench.database, kind, WorkerLimits(grace_s=0.05)):
         await until(lambda: kind.active == 1)
@@ -192,7 +196,7 @@ async def test_a_gone_worker_gives_back_what_did_not_end(bench: LaneBench) -> No
 
 
 async def test_a_worker_outlives_its_connections(bench: LaneBench, admin: Admin) -> None:
-    kind = Recorder(bench.database)
+    kind = Recorded()
     async with working(bench.database, kind, WorkerLimits(poll_s=0.1)):
         await listening(admin)
         await admin.execute(
@@ -227,7 +231,7 @@ async def test_four_enqueuers_and_four_workers_strand_nothing(
             enqueued.extend(item.target_id for item in items)
             await asyncio.sleep(random.random() * 0.05)
 
-    kind = Recorder(executor_database)
+    kind = Recorded()
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(4):
             pools = await stack.enter_async_context(Database(*executor_conninfos, pool_size=4))

@@ -74,6 +74,65 @@ async def test_every_fault_of_every_document_is_told_at_once(owner: Caller) -> N
     assert "canary" not in str(told)
 
 
+async def test_runs_and_outputs_must_be_within_reason(owner: Caller) -> None:
+    bounds = documents.connector("bounds")
+    bounds.connector.timeout.seconds = 86_401
+    bounds.connector.max_retries = 11
+    output = documents.connector("output")
+    for source, target, transform in (
+        ("steps.gone.output.id", "a.b", ""),
+        ("integration.name", "c", ""),
+        ("input.x ==", "d", "event.type"),
+        ("input.x", "a", ""),
+        ("input.x", "a.b.c", "value + 1"),
+        ("input.x", "no spaces", ""),
+        ("input.x", "fine", "value + 1"),
+    ):
+        output.connector.output.add(source=source, target=target, transform=transform)
+    told = await faults_of(owner, [bounds, output])
+    assert set(told) == {
+        "Connector/bounds#spec.timeout",
+        "Connector/bounds#spec.max_retries",
+        "Connector/output#spec.output[0].source",
+        "Connector/output#spec.output[1].source",
+        "Connector/output#spec.output[2].source",
+        "Connector/output#spec.output[2].transform",
+        "Connector/output#spec.output[3].target",
+        "Connector/output#spec.output[4].target",
+        "Connector/output#spec.output[5].target",
+    }
+
+
+async def test_limits_and_lanes_must_be_within_reason(owner: Caller) -> None:
+    lane = documents.connector("wide")
+    lane.connector.lane.concurrency = 1001
+    lane.connector.lane.rate_per_minute = -1
+    lane.connector.lane.ordering = "key"
+    narrow = documents.connector("narrow")
+    narrow.connector.lane.concurrency = 0
+    limits: dict[str, object] = {
+        "weight": 101,
+        "max_running": -1,
+        "work_per_hour": -1,
+        "max_running_per_provider": {"githup": 3, "http": 0},
+    }
+    # What breaks the contract is told before what makes no sense.
+    assert set(await faults_of(owner, [lane])) == {"Connector/wide#spec.lane.ordering"}
+    lane.connector.lane.ordering = "lane"
+    told = await faults_of(owner, [lane, narrow, documents.tenant(limits=limits)])
+    assert set(told) == {
+        "Connector/wide#spec.lane.concurrency",
+        "Connector/wide#spec.lane.rate_per_minute",
+        "Connector/narrow#spec.lane.concurrency",
+        "Tenant/acme#spec.limits.weight",
+        "Tenant/acme#spec.limits.max_running",
+        "Tenant/acme#spec.limits.work_per_hour",
+        "Tenant/acme#spec.limits.max_running_per_provider.githup",
+        "Tenant/acme#spec.limits.max_running_per_provider.http",
+    }
+    assert "did you mean github?" in told["Tenant/acme#spec.limits.max_running_per_provider.githup"]
+
+
 async def test_constraints_of_the_contract_are_kept_by_the_registry(owner: Caller) -> None:
     nameless = documents.resource("connector", "Not-A-Slug", steps=[])
     foreign = documents.subscription("foreign")

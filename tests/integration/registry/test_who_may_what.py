@@ -100,7 +100,7 @@ async def test_what_is_for_services_is_refused_to_people_of_any_role(calling: Ca
 async def test_permissions_of_rules_and_of_the_database_are_the_same(
     rows: psycopg.AsyncConnection[tuple[object, ...]],
 ) -> None:
-    from tenon.executor.v1 import execution_service_pb2
+    from tenon.executor.v1 import execution_service_pb2, lane_service_pb2
 
     from services.chassis.rules import rules_of
 
@@ -110,8 +110,12 @@ async def test_permissions_of_rules_and_of_the_database_are_the_same(
             await rows.execute("SELECT permission FROM registry.permissions")
         ).fetchall()
     }
-    services = execution_service_pb2.DESCRIPTOR.services_by_name.values()
-    of_executor = {rule.permission for service in services for rule in rules_of(service)}
+    of_executor = {
+        rule.permission
+        for file in (execution_service_pb2, lane_service_pb2)
+        for service in file.DESCRIPTOR.services_by_name.values()
+        for rule in rules_of(service)
+    }
     named = {rpc.rule.permission for rpc in RPCS} | of_executor | {"tenants.create"}
     assert kept == named - {""}
 

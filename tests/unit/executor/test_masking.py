@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.chassis.secret import MASK, Secret
-from services.executor.masking import LONGEST_SENTENCE, masked, sentence
+from services.executor.masking import LONGEST_SENTENCE, masked, sentence, without
 
 SECRETS = [Secret("sesame-open"), Secret("4711"), Secret(""), Secret(b"\xff\xfe")]
 
@@ -70,3 +70,17 @@ def test_a_sentence_holds_no_secret_and_one_line() -> None:
 def test_no_secret_is_ever_shown(value: Any) -> None:
     shown = json.dumps(masked(value, SECRETS))
     assert "sesame-open" not in shown and "\\u0000" not in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "given"),
+    [
+        ({"a": "x" * 500, "token": "kept", "n": 1.5}, {"a": "x" * 500, "token": "kept", "n": 1.5}),
+        ({"a": [{"b": "so sesame-open it is"}]}, {"a": [{"b": MASK}]}),
+        ({"x": {"sesame-open!": 1}}, {"x": {MASK: 1}}),
+        ({"a": 4711, "b": "4711", "c": "room 4711"}, {"a": MASK, "b": MASK, "c": "room 4711"}),
+        ({"a": None, "b": True, "c": ""}, {"a": None, "b": True, "c": ""}),
+    ],
+)
+def test_values_in_full_give_no_secret_away(value: Any, given: Any) -> None:
+    assert without(value, SECRETS) == given

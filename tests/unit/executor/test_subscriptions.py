@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 
+from services.chassis.evaluator import Evaluator
 from services.executor.store.projected import ProjectedObject
 from services.executor.subscriptions import matching, of_types
 
@@ -24,8 +25,8 @@ def subscription(
     return ProjectedObject("Subscription", UUID(int=1), name, 0, spec)
 
 
-def taken(each: ProjectedObject, event: Mapping[str, object] = EVENT) -> bool:
-    return matching([each], event) == [each]
+async def taken(each: ProjectedObject, event: Mapping[str, object] = EVENT) -> bool:
+    return await matching([each], event, Evaluator().seeing({"event": event})) == [each]
 
 
 @pytest.mark.parametrize(
@@ -50,9 +51,9 @@ def test_types(patterns: tuple[str, ...], event_type: str, expected: bool) -> No
     assert of_types(patterns, event_type) is expected
 
 
-def test_an_inactive_subscription_takes_nothing() -> None:
-    assert taken(subscription())
-    assert not taken(subscription(active=False))
+async def test_an_inactive_subscription_takes_nothing() -> None:
+    assert await taken(subscription())
+    assert not await taken(subscription(active=False))
 
 
 @pytest.mark.parametrize(
@@ -64,38 +65,39 @@ def test_an_inactive_subscription_takes_nothing() -> None:
         ("event.type == 'issues.opened' && event.headers['x-github-event'] == 'issues'", True),
     ],
 )
-def test_a_filter_decides(where: str, expected: bool) -> None:
-    assert taken(subscription(where=where)) is expected
+async def test_a_filter_decides(where: str, expected: bool) -> None:
+    assert await taken(subscription(where=where)) is expected
 
 
 @pytest.mark.parametrize(
     "where",
     ["event.payload.absent.deeper == 1", "event.payload.issue.number", "event.type +", "1/0 == 1"],
 )
-def test_a_filter_without_an_answer_takes_nothing_and_is_logged_without_values(
+async def test_a_filter_without_an_answer_takes_nothing_and_is_logged_without_values(
     where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert not taken(subscription("triage", where=where))
+        assert not await taken(subscription("triage", where=where))
     assert "triage" in caplog.text and "018f" in caplog.text
     assert "p1" not in caplog.text
 
 
-def test_a_filter_sees_a_null_payload_when_the_body_was_not_json() -> None:
+async def test_a_filter_sees_a_null_payload_when_the_body_was_not_json() -> None:
     event = {**EVENT, "payload": None}
-    assert taken(subscription(where="event.payload == null"), event)
-    assert not taken(subscription(where="event.payload.action == 'opened'"), event)
+    assert await taken(subscription(where="event.payload == null"), event)
+    assert not await taken(subscription(where="event.payload.action == 'opened'"), event)
 
 
-def test_a_payload_with_half_a_surrogate_and_a_huge_number_is_only_data() -> None:
+async def test_a_payload_with_half_a_surrogate_and_a_huge_number_is_only_data() -> None:
     event = {**EVENT, "payload": {"text": "\ud800", "n": 10**300, "ok": True}}
-    assert taken(subscription(where="event.payload.ok"), event)
+    assert await taken(subscription(where="event.payload.ok"), event)
 
 
-def test_many_subscriptions_keep_their_order() -> None:
+async def test_many_subscriptions_keep_their_order() -> None:
     asked = [
         subscription("a", types=("issues.*",)),
         subscription("b", types=("push",)),
         subscription("c", where="event.payload.action == 'opened'"),
     ]
-    assert [each.name for each in matching(asked, EVENT)] == ["a", "c"]
+    found = await matching(asked, EVENT, Evaluator().seeing({"event": EVENT}))
+    assert [each.name for each in found] == ["a", "c"]

@@ -113,16 +113,6 @@ def test_the_missing_name_is_said() -> None:
 @pytest.mark.parametrize(
     ("text", "position"),
     [
-        ("event.payload.l.map(x, x)", 16),
-        ("event.payload.l . // why\n all (x, x)", 26),
-        ("[1].exists(x, x > 0)", 4),
-        ("[1].exists_one(x, x > 0)", 4),
-        ("[1].filter(x, x > 0)", 4),
-        ("1.map(x, x)", 2),
-        ("'a'.map(x, x)", 4),
-        ("r'\\'.map(x, x)", 5),
-        ("'''a'b'''.map(x, x)", 10),
-        ("default(input.a.map(x, x), 1)", 16),
         ("'unfinished", 0),
         ("input.a +", 9),
         ("(" * 33 + "1" + ")" * 33, 32),

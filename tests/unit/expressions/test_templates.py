@@ -58,12 +58,19 @@ def test_a_rendered_text_is_bounded() -> None:
 
 @pytest.mark.parametrize(
     ("text", "position"),
-    [("${", 2), ("a ${input.n", 4), ("ab ${1 +} c", 8), ("${[1].map(x, x)}", 6), ("${}", 2)],
+    [("${", 2), ("a ${input.n", 4), ("ab ${1 +} c", 8), ("${[1].map(1, x)}", 6), ("${}", 2)],
 )
 def test_a_fault_has_its_place_in_the_whole_text(text: str, position: int) -> None:
     with pytest.raises(ExpressionError) as refused:
         Template.parse(text)
     assert refused.value.position == position
+
+
+def test_a_fault_says_where_in_the_value_it_is() -> None:
+    with pytest.raises(ExpressionError, match=r"^a\[1\].b: there is no gone$"):
+        render({"a": [1, {"b": "${input.gone}"}]}, SCOPE)
+    with pytest.raises(ExpressionError, match=r"^there is no gone$"):
+        render("${input.gone}", SCOPE)
 
 
 def test_every_problem_is_found_with_its_path() -> None:

@@ -28,10 +28,31 @@ class RunConnectorRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LinksEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{slug}/connectors/{name}`"""
     request_id: _builtins.str
@@ -44,6 +65,12 @@ class RunConnectorRequest(_message.Message):
     def wait(self) -> _duration_pb2.Duration:
         """Answer when it has ended, or after this long, whichever is first. Absent: at once. 60 s at most."""
 
+    @_builtins.property
+    def links(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What it belongs to on the caller's side, such as `contact_id` or `flow_run_id`: at most 8, each
+        named like a field, of 200 characters at most. Shown as they are; never a secret.
+        """
+
     def __init__(
         self,
         *,
@@ -51,10 +78,11 @@ class RunConnectorRequest(_message.Message):
         input: _struct_pb2.Struct | None = ...,
         wait: _duration_pb2.Duration | None = ...,
         request_id: _builtins.str = ...,
+        links: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "name", b"name", "request_id", b"request_id", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "links", b"links", "name", b"name", "request_id", b"request_id", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -83,6 +111,50 @@ class GetExecutionRequest(_message.Message):
 Global___GetExecutionRequest: _TypeAlias = GetExecutionRequest  # noqa: Y015
 
 @_typing.final
+class WatchExecutionRequest(_message.Message):
+    """Which execution."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/executions/{uid}`"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchExecutionRequest: _TypeAlias = WatchExecutionRequest  # noqa: Y015
+
+@_typing.final
+class CancelExecutionRequest(_message.Message):
+    """Which execution."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/executions/{uid}`"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelExecutionRequest: _TypeAlias = CancelExecutionRequest  # noqa: Y015
+
+@_typing.final
 class ListExecutionsRequest(_message.Message):
     """Which page of which executions. What is not set does not filter."""
 
@@ -93,6 +165,7 @@ class ListExecutionsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CONNECTOR_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`tenants/{slug}`"""
     page_size: _builtins.int
@@ -103,6 +176,10 @@ class ListExecutionsRequest(_message.Message):
     """Only of the connector of this name."""
     state: Global___Execution.State.ValueType
     """Only in this state."""
+    @_builtins.property
+    def link(self) -> Global___Link:
+        """Only with this link."""
+
     def __init__(
         self,
         *,
@@ -111,14 +188,41 @@ class ListExecutionsRequest(_message.Message):
         page_token: _builtins.str = ...,
         connector: _builtins.str = ...,
         state: Global___Execution.State.ValueType = ...,
+        link: Global___Link | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["link", b"link"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connector", b"connector", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connector", b"connector", "link", b"link", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListExecutionsRequest: _TypeAlias = ListExecutionsRequest  # noqa: Y015
+
+@_typing.final
+class Link(_message.Message):
+    """What an execution belongs to on its caller's side."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Such as `contact_id`."""
+    value: _builtins.str
+    """Such as the contact's id."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Link: _TypeAlias = Link  # noqa: Y015
 
 @_typing.final
 class ListExecutionsResponse(_message.Message):
@@ -167,11 +271,13 @@ class Execution(_message.Message):
         STATE_RUNNING: Execution._State.ValueType  # 2
         """Begun."""
         STATE_SUCCESS: Execution._State.ValueType  # 3
-        """Every step ended well or was skipped."""
+        """Every step ended well, was skipped, or failed and let the run go on."""
         STATE_FAILED: Execution._State.ValueType  # 4
         """A step failed; see `failure`."""
         STATE_TIMEOUT: Execution._State.ValueType  # 5
-        """A step's last try took longer than its timeout."""
+        """A step's last try took longer than its timeout, or the run longer than the connector's."""
+        STATE_CANCELLED: Execution._State.ValueType  # 6
+        """Somebody cancelled it."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """How far it is."""
@@ -183,11 +289,33 @@ class Execution(_message.Message):
     STATE_RUNNING: Execution.State.ValueType  # 2
     """Begun."""
     STATE_SUCCESS: Execution.State.ValueType  # 3
-    """Every step ended well or was skipped."""
+    """Every step ended well, was skipped, or failed and let the run go on."""
     STATE_FAILED: Execution.State.ValueType  # 4
     """A step failed; see `failure`."""
     STATE_TIMEOUT: Execution.State.ValueType  # 5
-    """A step's last try took longer than its timeout."""
+    """A step's last try took longer than its timeout, or the run longer than the connector's."""
+    STATE_CANCELLED: Execution.State.ValueType  # 6
+    """Somebody cancelled it."""
+
+    @_typing.final
+    class LinksEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     NAME_FIELD_NUMBER: _builtins.int
     CONNECTOR_FIELD_NUMBER: _builtins.int
@@ -198,12 +326,20 @@ class Execution(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    FAILED_STEPS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{slug}/executions/{uid}`"""
     connector: _builtins.str
     """The connector's name."""
     state: Global___Execution.State.ValueType
     """How far it is."""
+    retries: _builtins.int
+    """How often it was taken up again at a failed step (the connector's `max_retries`)."""
+    failed_steps: _builtins.int
+    """How many of its steps failed; a run that ended well may have some (`continue_on_error`)."""
     @_builtins.property
     def trigger(self) -> Global___Trigger:
         """What started it."""
@@ -228,6 +364,16 @@ class Execution(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @_builtins.property
+    def output(self) -> _struct_pb2.Struct:
+        """What the connector's `output` came to: its values in the answer of RunConnector, masked
+        elsewhere. Empty until the run has ended well.
+        """
+
+    @_builtins.property
+    def links(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What it belongs to on the caller's side."""
+
     def __init__(
         self,
         *,
@@ -240,10 +386,14 @@ class Execution(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        output: _struct_pb2.Struct | None = ...,
+        links: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        retries: _builtins.int = ...,
+        failed_steps: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "start_time", b"start_time", "trigger", b"trigger"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "output", b"output", "start_time", b"start_time", "trigger", b"trigger"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connector", b"connector", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "name", b"name", "start_time", b"start_time", "state", b"state", "steps", b"steps", "trigger", b"trigger"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connector", b"connector", "create_time", b"create_time", "end_time", b"end_time", "failed_steps", b"failed_steps", "failure", b"failure", "links", b"links", "name", b"name", "output", b"output", "retries", b"retries", "start_time", b"start_time", "state", b"state", "steps", b"steps", "trigger", b"trigger"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -260,9 +410,9 @@ class Trigger(_message.Message):
     EVENT_TYPE_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """`event` or `rpc`."""
+    """`event`, `rpc` or `schedule`."""
     uid: _builtins.str
-    """The event's id, or the caller's."""
+    """The id of the event, of the caller, or of the connector that has the schedule."""
     event_type: _builtins.str
     """The event's type, such as `issues.opened`."""
     subscription: _builtins.str
@@ -405,3 +555,385 @@ class StepResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepResult: _TypeAlias = StepResult  # noqa: Y015
+
+@_typing.final
+class DryRunConnectorRequest(_message.Message):
+    """What to try out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class StepsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___StepExample: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___StepExample | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/connectors/{name}`"""
+    @_builtins.property
+    def input(self) -> _struct_pb2.Struct:
+        """What its templates see as `input`; 64 KiB at most."""
+
+    @_builtins.property
+    def event(self) -> _struct_pb2.Struct:
+        """What they see as `event`: {id, type, payload, headers}; 64 KiB at most."""
+
+    @_builtins.property
+    def steps(self) -> _containers.MessageMap[_builtins.str, Global___StepExample]:
+        """What steps are to have come to, by their names; 64 KiB at most in all. Of a step that is not
+        here, and would not be skipped, later ones see nothing.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        input: _struct_pb2.Struct | None = ...,
+        event: _struct_pb2.Struct | None = ...,
+        steps: _abc.Mapping[_builtins.str, Global___StepExample] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "input", b"input", "name", b"name", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DryRunConnectorRequest: _TypeAlias = DryRunConnectorRequest  # noqa: Y015
+
+@_typing.final
+class StepExample(_message.Message):
+    """An example of what a step comes to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    status: _builtins.int
+    """The answer's status code; 200 when 0."""
+    @_builtins.property
+    def output(self) -> _struct_pb2.Struct:
+        """What its `extract` takes out of the answer."""
+
+    @_builtins.property
+    def body(self) -> _struct_pb2.Value:
+        """The answer's body."""
+
+    @_builtins.property
+    def error(self) -> Global___Failure:
+        """It is to have failed so, and let the run go on."""
+
+    def __init__(
+        self,
+        *,
+        output: _struct_pb2.Struct | None = ...,
+        status: _builtins.int = ...,
+        body: _struct_pb2.Value | None = ...,
+        error: Global___Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "error", b"error", "output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "error", b"error", "output", b"output", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepExample: _TypeAlias = StepExample  # noqa: Y015
+
+@_typing.final
+class DryRunConnectorResponse(_message.Message):
+    """What a run would do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FAILURE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___DryStep]:
+        """Every step, in order."""
+
+    @_builtins.property
+    def output(self) -> _struct_pb2.Struct:
+        """What `output` would come to."""
+
+    @_builtins.property
+    def output_failure(self) -> Global___Failure:
+        """Why there would be no output."""
+
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___DryStep] | None = ...,
+        output: _struct_pb2.Struct | None = ...,
+        output_failure: Global___Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "output_failure", b"output_failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "output_failure", b"output_failure", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DryRunConnectorResponse: _TypeAlias = DryRunConnectorResponse  # noqa: Y015
+
+@_typing.final
+class DryStep(_message.Message):
+    """What one step would do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Outcome:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[DryStep._Outcome.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        OUTCOME_UNSPECIFIED: DryStep._Outcome.ValueType  # 0
+        """Never sent."""
+        OUTCOME_SENDS: DryStep._Outcome.ValueType  # 1
+        """It would send this."""
+        OUTCOME_SKIPPED: DryStep._Outcome.ValueType  # 2
+        """Its condition is false."""
+        OUTCOME_FAILS: DryStep._Outcome.ValueType  # 3
+        """It could not be called; see `failures`."""
+
+    class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
+        """What becomes of it."""
+
+    OUTCOME_UNSPECIFIED: DryStep.Outcome.ValueType  # 0
+    """Never sent."""
+    OUTCOME_SENDS: DryStep.Outcome.ValueType  # 1
+    """It would send this."""
+    OUTCOME_SKIPPED: DryStep.Outcome.ValueType  # 2
+    """Its condition is false."""
+    OUTCOME_FAILS: DryStep.Outcome.ValueType  # 3
+    """It could not be called; see `failures`."""
+
+    @_typing.final
+    class HeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    BODY_SIZE_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """From 0."""
+    step: _builtins.str
+    """Its name in the connector."""
+    outcome: Global___DryStep.Outcome.ValueType
+    """What becomes of it."""
+    method: _builtins.str
+    """The HTTP method."""
+    url: _builtins.str
+    """The whole URL."""
+    body: _builtins.str
+    """The body as JSON; empty above 64 KiB."""
+    body_size: _builtins.int
+    """The body's size in bytes."""
+    @_builtins.property
+    def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Every header; in the place of the credential stands •••."""
+
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Failure]:
+        """Everything that is wrong with it."""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        step: _builtins.str = ...,
+        outcome: Global___DryStep.Outcome.ValueType = ...,
+        method: _builtins.str = ...,
+        url: _builtins.str = ...,
+        headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        body: _builtins.str = ...,
+        body_size: _builtins.int = ...,
+        failures: _abc.Iterable[Global___Failure] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "body_size", b"body_size", "failures", b"failures", "headers", b"headers", "method", b"method", "outcome", b"outcome", "position", b"position", "step", b"step", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DryStep: _TypeAlias = DryStep  # noqa: Y015
+
+@_typing.final
+class GetConnectorRequest(_message.Message):
+    """Which connector."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/connectors/{name}`"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConnectorRequest: _TypeAlias = GetConnectorRequest  # noqa: Y015
+
+@_typing.final
+class Connector(_message.Message):
+    """A connector, and how its runs have gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    IS_ACTIVE_FIELD_NUMBER: _builtins.int
+    LAST_DAY_FIELD_NUMBER: _builtins.int
+    LAST_WEEK_FIELD_NUMBER: _builtins.int
+    LAST_EXECUTION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/connectors/{name}`"""
+    is_active: _builtins.bool
+    """Whether it may run."""
+    @_builtins.property
+    def last_day(self) -> Global___RunStats:
+        """The runs accepted in the last 24 hours."""
+
+    @_builtins.property
+    def last_week(self) -> Global___RunStats:
+        """The runs accepted in the last 7 days."""
+
+    @_builtins.property
+    def last_execution(self) -> Global___Execution:
+        """The newest run, without steps; absent where there is none."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        is_active: _builtins.bool = ...,
+        last_day: Global___RunStats | None = ...,
+        last_week: Global___RunStats | None = ...,
+        last_execution: Global___Execution | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_day", b"last_day", "last_execution", b"last_execution", "last_week", b"last_week"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_active", b"is_active", "last_day", b"last_day", "last_execution", b"last_execution", "last_week", b"last_week", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Connector: _TypeAlias = Connector  # noqa: Y015
+
+@_typing.final
+class RunStats(_message.Message):
+    """How the runs of some time went: of the newest 10000, where there were more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class StatesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TOTAL_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    SUCCESS_SHARE_FIELD_NUMBER: _builtins.int
+    MEDIAN_FIELD_NUMBER: _builtins.int
+    P95_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """How many there were."""
+    success_share: _builtins.float
+    """Those that ended well, of those that ended by themselves: 0 to 1. Absent where none did."""
+    truncated: _builtins.bool
+    """There were more, which are not counted."""
+    @_builtins.property
+    def states(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many are in each state, by its name in small letters, such as `success`."""
+
+    @_builtins.property
+    def median(self) -> _duration_pb2.Duration:
+        """From the beginning of the first step to the end of the run; half took no longer. Absent where
+        none ended.
+        """
+
+    @_builtins.property
+    def p95(self) -> _duration_pb2.Duration:
+        """95 of 100 took no longer."""
+
+    def __init__(
+        self,
+        *,
+        total: _builtins.int = ...,
+        states: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        success_share: _builtins.float | None = ...,
+        median: _duration_pb2.Duration | None = ...,
+        p95: _duration_pb2.Duration | None = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_success_share", b"_success_share", "median", b"median", "p95", b"p95", "success_share", b"success_share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_success_share", b"_success_share", "median", b"median", "p95", b"p95", "states", b"states", "success_share", b"success_share", "total", b"total", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__success_share: _TypeAlias = _typing.Literal["success_share"]  # noqa: Y015
+    _WhichOneofArgType__success_share: _TypeAlias = _typing.Literal["_success_share", b"_success_share"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__success_share) -> _WhichOneofReturnType__success_share | None: ...
+
+Global___RunStats: _TypeAlias = RunStats  # noqa: Y015

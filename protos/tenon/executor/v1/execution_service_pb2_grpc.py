@@ -50,6 +50,26 @@ class ExecutionServiceStub:
                 request_serializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.ListExecutionsRequest.SerializeToString,
                 response_deserializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.ListExecutionsResponse.FromString,
                 _registered_method=True)
+        self.WatchExecution = channel.unary_stream(
+                '/tenon.executor.v1.ExecutionService/WatchExecution',
+                request_serializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.WatchExecutionRequest.SerializeToString,
+                response_deserializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.Execution.FromString,
+                _registered_method=True)
+        self.CancelExecution = channel.unary_unary(
+                '/tenon.executor.v1.ExecutionService/CancelExecution',
+                request_serializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.CancelExecutionRequest.SerializeToString,
+                response_deserializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.Execution.FromString,
+                _registered_method=True)
+        self.DryRunConnector = channel.unary_unary(
+                '/tenon.executor.v1.ExecutionService/DryRunConnector',
+                request_serializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.DryRunConnectorRequest.SerializeToString,
+                response_deserializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.DryRunConnectorResponse.FromString,
+                _registered_method=True)
+        self.GetConnector = channel.unary_unary(
+                '/tenon.executor.v1.ExecutionService/GetConnector',
+                request_serializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.GetConnectorRequest.SerializeToString,
+                response_deserializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.Connector.FromString,
+                _registered_method=True)
 
 
 class ExecutionServiceServicer:
@@ -77,6 +97,36 @@ class ExecutionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchExecution(self, request, context):
+        """An execution as it is, then again whenever it or one of its steps has changed, until it has
+        ended; masked. Ends after 10 minutes at the latest: whoever wants more asks again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelExecution(self, request, context):
+        """Ends an execution before its time. What waits ends at once; what runs is told, and is answered
+        as it is after 2 s at the latest. One that has ended stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DryRunConnector(self, request, context):
+        """What each step of a connector would send. Nothing is called or kept, and no credential read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConnector(self, request, context):
+        """A connector as the executor knows it, with how its runs have gone lately.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExecutionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +144,26 @@ def add_ExecutionServiceServicer_to_server(servicer, server):
                     servicer.ListExecutions,
                     request_deserializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.ListExecutionsRequest.FromString,
                     response_serializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.ListExecutionsResponse.SerializeToString,
+            ),
+            'WatchExecution': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchExecution,
+                    request_deserializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.WatchExecutionRequest.FromString,
+                    response_serializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.Execution.SerializeToString,
+            ),
+            'CancelExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelExecution,
+                    request_deserializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.CancelExecutionRequest.FromString,
+                    response_serializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.Execution.SerializeToString,
+            ),
+            'DryRunConnector': grpc.unary_unary_rpc_method_handler(
+                    servicer.DryRunConnector,
+                    request_deserializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.DryRunConnectorRequest.FromString,
+                    response_serializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.DryRunConnectorResponse.SerializeToString,
+            ),
+            'GetConnector': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConnector,
+                    request_deserializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.GetConnectorRequest.FromString,
+                    response_serializer=tenon_dot_executor_dot_v1_dot_execution__service__pb2.Connector.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +248,114 @@ class ExecutionService:
             '/tenon.executor.v1.ExecutionService/ListExecutions',
             tenon_dot_executor_dot_v1_dot_execution__service__pb2.ListExecutionsRequest.SerializeToString,
             tenon_dot_executor_dot_v1_dot_execution__service__pb2.ListExecutionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tenon.executor.v1.ExecutionService/WatchExecution',
+            tenon_dot_executor_dot_v1_dot_execution__service__pb2.WatchExecutionRequest.SerializeToString,
+            tenon_dot_executor_dot_v1_dot_execution__service__pb2.Execution.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.executor.v1.ExecutionService/CancelExecution',
+            tenon_dot_executor_dot_v1_dot_execution__service__pb2.CancelExecutionRequest.SerializeToString,
+            tenon_dot_executor_dot_v1_dot_execution__service__pb2.Execution.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DryRunConnector(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.executor.v1.ExecutionService/DryRunConnector',
+            tenon_dot_executor_dot_v1_dot_execution__service__pb2.DryRunConnectorRequest.SerializeToString,
+            tenon_dot_executor_dot_v1_dot_execution__service__pb2.DryRunConnectorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConnector(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.executor.v1.ExecutionService/GetConnector',
+            tenon_dot_executor_dot_v1_dot_execution__service__pb2.GetConnectorRequest.SerializeToString,
+            tenon_dot_executor_dot_v1_dot_execution__service__pb2.Connector.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,18 @@ class ExecutionServiceStub:
     """One execution with its steps, masked."""
     ListExecutions: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.ListExecutionsRequest, _execution_service_pb2.ListExecutionsResponse]
     """A tenant's executions without steps, the newest first."""
+    WatchExecution: _grpc.UnaryStreamMultiCallable[_execution_service_pb2.WatchExecutionRequest, _execution_service_pb2.Execution]
+    """An execution as it is, then again whenever it or one of its steps has changed, until it has
+    ended; masked. Ends after 10 minutes at the latest: whoever wants more asks again.
+    """
+    CancelExecution: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.CancelExecutionRequest, _execution_service_pb2.Execution]
+    """Ends an execution before its time. What waits ends at once; what runs is told, and is answered
+    as it is after 2 s at the latest. One that has ended stays as it is.
+    """
+    DryRunConnector: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.DryRunConnectorRequest, _execution_service_pb2.DryRunConnectorResponse]
+    """What each step of a connector would send. Nothing is called or kept, and no credential read."""
+    GetConnector: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.GetConnectorRequest, _execution_service_pb2.Connector]
+    """A connector as the executor knows it, with how its runs have gone lately."""
 
 @_typing.type_check_only
 class ExecutionServiceAsyncStub(ExecutionServiceStub):
@@ -51,6 +63,18 @@ class ExecutionServiceAsyncStub(ExecutionServiceStub):
     """One execution with its steps, masked."""
     ListExecutions: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.ListExecutionsRequest, _execution_service_pb2.ListExecutionsResponse]  # type: ignore[assignment]
     """A tenant's executions without steps, the newest first."""
+    WatchExecution: _aio.UnaryStreamMultiCallable[_execution_service_pb2.WatchExecutionRequest, _execution_service_pb2.Execution]  # type: ignore[assignment]
+    """An execution as it is, then again whenever it or one of its steps has changed, until it has
+    ended; masked. Ends after 10 minutes at the latest: whoever wants more asks again.
+    """
+    CancelExecution: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.CancelExecutionRequest, _execution_service_pb2.Execution]  # type: ignore[assignment]
+    """Ends an execution before its time. What waits ends at once; what runs is told, and is answered
+    as it is after 2 s at the latest. One that has ended stays as it is.
+    """
+    DryRunConnector: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.DryRunConnectorRequest, _execution_service_pb2.DryRunConnectorResponse]  # type: ignore[assignment]
+    """What each step of a connector would send. Nothing is called or kept, and no credential read."""
+    GetConnector: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.GetConnectorRequest, _execution_service_pb2.Connector]  # type: ignore[assignment]
+    """A connector as the executor knows it, with how its runs have gone lately."""
 
 class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs of connectors."""
@@ -78,5 +102,41 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_execution_service_pb2.ListExecutionsResponse, _abc.Awaitable[_execution_service_pb2.ListExecutionsResponse]]:
         """A tenant's executions without steps, the newest first."""
+
+    @_abc_1.abstractmethod
+    def WatchExecution(
+        self,
+        request: _execution_service_pb2.WatchExecutionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_execution_service_pb2.Execution], _abc.AsyncIterator[_execution_service_pb2.Execution]]:
+        """An execution as it is, then again whenever it or one of its steps has changed, until it has
+        ended; masked. Ends after 10 minutes at the latest: whoever wants more asks again.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelExecution(
+        self,
+        request: _execution_service_pb2.CancelExecutionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_execution_service_pb2.Execution, _abc.Awaitable[_execution_service_pb2.Execution]]:
+        """Ends an execution before its time. What waits ends at once; what runs is told, and is answered
+        as it is after 2 s at the latest. One that has ended stays as it is.
+        """
+
+    @_abc_1.abstractmethod
+    def DryRunConnector(
+        self,
+        request: _execution_service_pb2.DryRunConnectorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_execution_service_pb2.DryRunConnectorResponse, _abc.Awaitable[_execution_service_pb2.DryRunConnectorResponse]]:
+        """What each step of a connector would send. Nothing is called or kept, and no credential read."""
+
+    @_abc_1.abstractmethod
+    def GetConnector(
+        self,
+        request: _execution_service_pb2.GetConnectorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_execution_service_pb2.Connector, _abc.Awaitable[_execution_service_pb2.Connector]]:
+        """A connector as the executor knows it, with how its runs have gone lately."""
 
 def add_ExecutionServiceServicer_to_server(servicer: ExecutionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -383,6 +383,7 @@ class SnapshotHead(_message.Message):
     TENANT_UID_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     ENABLED_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant's slug."""
     tenant_uid: _builtins.str
@@ -391,6 +392,10 @@ class SnapshotHead(_message.Message):
     """The revision of all that follows."""
     enabled: _builtins.bool
     """False: calls, ingress and runs are refused."""
+    @_builtins.property
+    def limits(self) -> _wanted_pb2.TenantLimits:
+        """How much it may do."""
+
     def __init__(
         self,
         *,
@@ -398,10 +403,11 @@ class SnapshotHead(_message.Message):
         tenant_uid: _builtins.str = ...,
         revision: _builtins.int = ...,
         enabled: _builtins.bool = ...,
+        limits: _wanted_pb2.TenantLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "revision", b"revision", "tenant", b"tenant", "tenant_uid", b"tenant_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "limits", b"limits", "revision", b"revision", "tenant", b"tenant", "tenant_uid", b"tenant_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

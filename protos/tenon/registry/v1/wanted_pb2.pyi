@@ -202,25 +202,98 @@ class TenantSpec(_message.Message):
 
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     ENABLED_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
     """The name people read."""
     enabled: _builtins.bool
     """False refuses its calls, ingress and runs, and keeps all its data."""
+    @_builtins.property
+    def limits(self) -> Global___TenantLimits:
+        """How much it may do."""
+
     def __init__(
         self,
         *,
         display_name: _builtins.str = ...,
         enabled: _builtins.bool | None = ...,
+        limits: Global___TenantLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "enabled", b"enabled"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "enabled", b"enabled", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "display_name", b"display_name", "enabled", b"enabled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "display_name", b"display_name", "enabled", b"enabled", "limits", b"limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
 
 Global___TenantSpec: _TypeAlias = TenantSpec  # noqa: Y015
+
+@_typing.final
+class TenantLimits(_message.Message):
+    """How much a tenant may do, and its share where tenants compete; 0 is without limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MaxRunningPerProviderEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    MAX_RUNNING_FIELD_NUMBER: _builtins.int
+    MAX_RUNNING_PER_PROVIDER_FIELD_NUMBER: _builtins.int
+    WORK_PER_HOUR_FIELD_NUMBER: _builtins.int
+    weight: _builtins.int
+    """Its share of the workers where others wait too."""
+    max_running: _builtins.int
+    """How much of its work runs at once."""
+    work_per_hour: _builtins.int
+    """How much work it begins an hour; what is more is refused and told until when."""
+    @_builtins.property
+    def max_running_per_provider(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How much of it runs at once on a provider's integrations, by the provider's name."""
+
+    def __init__(
+        self,
+        *,
+        weight: _builtins.int | None = ...,
+        max_running: _builtins.int | None = ...,
+        max_running_per_provider: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        work_per_hour: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_running", b"_max_running", "_weight", b"_weight", "_work_per_hour", b"_work_per_hour", "max_running", b"max_running", "weight", b"weight", "work_per_hour", b"work_per_hour"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_running", b"_max_running", "_weight", b"_weight", "_work_per_hour", b"_work_per_hour", "max_running", b"max_running", "max_running_per_provider", b"max_running_per_provider", "weight", b"weight", "work_per_hour", b"work_per_hour"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_running: _TypeAlias = _typing.Literal["max_running"]  # noqa: Y015
+    _WhichOneofArgType__max_running: _TypeAlias = _typing.Literal["_max_running", b"_max_running"]  # noqa: Y015
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    _WhichOneofReturnType__work_per_hour: _TypeAlias = _typing.Literal["work_per_hour"]  # noqa: Y015
+    _WhichOneofArgType__work_per_hour: _TypeAlias = _typing.Literal["_work_per_hour", b"_work_per_hour"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_running) -> _WhichOneofReturnType__max_running | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__work_per_hour) -> _WhichOneofReturnType__work_per_hour | None: ...
+
+Global___TenantLimits: _TypeAlias = TenantLimits  # noqa: Y015
 
 @_typing.final
 class IntegrationSpec(_message.Message):
@@ -370,15 +443,40 @@ class ConnectorSpec(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     IS_ACTIVE_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    MAX_RETRIES_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
     """The name people read."""
     description: _builtins.str
     """What it does."""
     is_active: _builtins.bool
     """Inactive means no run."""
+    max_retries: _builtins.int
+    """How often a run is taken up again at a step whose tries are used up, where that may help and
+    does no harm.
+    """
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
         """The steps, in order."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long a run may take in all, from its acceptance on, waits included; no limit where absent."""
+
+    @_builtins.property
+    def output(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldMapping]:
+        """What a run comes to; sources see `input`, `event` and `steps`."""
+
+    @_builtins.property
+    def schedule(self) -> Global___Schedule:
+        """When it runs by itself."""
+
+    @_builtins.property
+    def lane(self) -> Global___Lane:
+        """How its runs take their turns."""
 
     def __init__(
         self,
@@ -387,16 +485,153 @@ class ConnectorSpec(_message.Message):
         description: _builtins.str = ...,
         is_active: _builtins.bool | None = ...,
         steps: _abc.Iterable[Global___Step] | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        max_retries: _builtins.int | None = ...,
+        output: _abc.Iterable[Global___FieldMapping] | None = ...,
+        schedule: Global___Schedule | None = ...,
+        lane: Global___Lane | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "is_active", b"is_active"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "_max_retries", b"_max_retries", "is_active", b"is_active", "lane", b"lane", "max_retries", b"max_retries", "schedule", b"schedule", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "description", b"description", "display_name", b"display_name", "is_active", b"is_active", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "_max_retries", b"_max_retries", "description", b"description", "display_name", b"display_name", "is_active", b"is_active", "lane", b"lane", "max_retries", b"max_retries", "output", b"output", "schedule", b"schedule", "steps", b"steps", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
     _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015
+    _WhichOneofReturnType__max_retries: _TypeAlias = _typing.Literal["max_retries"]  # noqa: Y015
+    _WhichOneofArgType__max_retries: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__is_active) -> _WhichOneofReturnType__is_active | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_retries) -> _WhichOneofReturnType__max_retries | None: ...
 
 Global___ConnectorSpec: _TypeAlias = ConnectorSpec  # noqa: Y015
+
+@_typing.final
+class FieldMapping(_message.Message):
+    """Where one field comes from and where it goes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    TRANSFORM_FIELD_NUMBER: _builtins.int
+    DEFAULT_FIELD_NUMBER: _builtins.int
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """What the value is."""
+    target: _builtins.str
+    """The field it goes to; dots lead into fields of fields."""
+    transform: _builtins.str
+    """What is made of the value."""
+    required: _builtins.bool
+    """Without a value, all fails; else the field is left out."""
+    @_builtins.property
+    def default(self) -> _struct_pb2.Value:
+        """What the field is where the source is missing or null."""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        target: _builtins.str = ...,
+        transform: _builtins.str = ...,
+        default: _struct_pb2.Value | None = ...,
+        required: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_required", b"_required", "default", b"default", "required", b"required"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_required", b"_required", "default", b"default", "required", b"required", "source", b"source", "target", b"target", "transform", b"transform"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__required: _TypeAlias = _typing.Literal["required"]  # noqa: Y015
+    _WhichOneofArgType__required: _TypeAlias = _typing.Literal["_required", b"_required"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__required) -> _WhichOneofReturnType__required | None: ...
+
+Global___FieldMapping: _TypeAlias = FieldMapping  # noqa: Y015
+
+@_typing.final
+class Schedule(_message.Message):
+    """When a connector runs by itself: either `every` or `cron`. Runs missed meanwhile are made up for by
+    one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVERY_FIELD_NUMBER: _builtins.int
+    CRON_FIELD_NUMBER: _builtins.int
+    TIMEZONE_FIELD_NUMBER: _builtins.int
+    JITTER_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    cron: _builtins.str
+    """Minute, hour, day of month, month, day of week."""
+    timezone: _builtins.str
+    """Where the cron's clock stands."""
+    @_builtins.property
+    def every(self) -> _duration_pb2.Duration:
+        """The time between two runs."""
+
+    @_builtins.property
+    def jitter(self) -> _duration_pb2.Duration:
+        """A run begins up to this much later, each at a moment of its own."""
+
+    @_builtins.property
+    def input(self) -> _struct_pb2.Struct:
+        """What the connector's templates see as `input`."""
+
+    def __init__(
+        self,
+        *,
+        every: _duration_pb2.Duration | None = ...,
+        cron: _builtins.str = ...,
+        timezone: _builtins.str = ...,
+        jitter: _duration_pb2.Duration | None = ...,
+        input: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["every", b"every", "input", b"input", "jitter", b"jitter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron", b"cron", "every", b"every", "input", b"input", "jitter", b"jitter", "timezone", b"timezone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
+
+@_typing.final
+class Lane(_message.Message):
+    """How the runs of a connector take their turns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    RATE_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    ORDERING_FIELD_NUMBER: _builtins.int
+    concurrency: _builtins.int
+    """How many run at once."""
+    rate_per_minute: _builtins.int
+    """How many begin a minute."""
+    ordering: _builtins.str
+    """`lane` runs one after the other in the order they were started; a failed try is repeated before
+    the next one begins.
+    """
+    def __init__(
+        self,
+        *,
+        concurrency: _builtins.int | None = ...,
+        rate_per_minute: _builtins.int | None = ...,
+        ordering: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_rate_per_minute", b"_rate_per_minute", "concurrency", b"concurrency", "rate_per_minute", b"rate_per_minute"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_rate_per_minute", b"_rate_per_minute", "concurrency", b"concurrency", "ordering", b"ordering", "rate_per_minute", b"rate_per_minute"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
+    _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
+    _WhichOneofReturnType__rate_per_minute: _TypeAlias = _typing.Literal["rate_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__rate_per_minute: _TypeAlias = _typing.Literal["_rate_per_minute", b"_rate_per_minute"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrency) -> _WhichOneofReturnType__concurrency | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rate_per_minute) -> _WhichOneofReturnType__rate_per_minute | None: ...
+
+Global___Lane: _TypeAlias = Lane  # noqa: Y015
 
 @_typing.final
 class Step(_message.Message):
@@ -498,6 +733,7 @@ class Step(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
     IDEMPOTENT_FIELD_NUMBER: _builtins.int
+    CONTINUE_ON_ERROR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """How later steps refer to it: `steps.NAME`."""
     integration: _builtins.str
@@ -514,6 +750,8 @@ class Step(_message.Message):
     """Whether the call may be repeated without harm. Decided by the method or the manifest when not
     said; an unsafe call whose answer was lost ends the execution with OUTCOME_UNKNOWN.
     """
+    continue_on_error: _builtins.bool
+    """Whether the run goes on where this step fails: later steps see `steps.NAME.error`."""
     @_builtins.property
     def path_params(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Values for the path's `{name}`; templates."""
@@ -559,13 +797,19 @@ class Step(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         retry: Global___RetryPolicy | None = ...,
         idempotent: _builtins.bool | None = ...,
+        continue_on_error: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_idempotent", b"_idempotent", "body", b"body", "idempotent", b"idempotent", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_continue_on_error", b"_continue_on_error", "_idempotent", b"_idempotent", "body", b"body", "continue_on_error", b"continue_on_error", "idempotent", b"idempotent", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_idempotent", b"_idempotent", "body", b"body", "condition", b"condition", "extract", b"extract", "headers", b"headers", "idempotent", b"idempotent", "integration", b"integration", "method", b"method", "name", b"name", "operation", b"operation", "path", b"path", "path_params", b"path_params", "query", b"query", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_continue_on_error", b"_continue_on_error", "_idempotent", b"_idempotent", "body", b"body", "condition", b"condition", "continue_on_error", b"continue_on_error", "extract", b"extract", "headers", b"headers", "idempotent", b"idempotent", "integration", b"integration", "method", b"method", "name", b"name", "operation", b"operation", "path", b"path", "path_params", b"path_params", "query", b"query", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__continue_on_error: _TypeAlias = _typing.Literal["continue_on_error"]  # noqa: Y015
+    _WhichOneofArgType__continue_on_error: _TypeAlias = _typing.Literal["_continue_on_error", b"_continue_on_error"]  # noqa: Y015
     _WhichOneofReturnType__idempotent: _TypeAlias = _typing.Literal["idempotent"]  # noqa: Y015
     _WhichOneofArgType__idempotent: _TypeAlias = _typing.Literal["_idempotent", b"_idempotent"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__continue_on_error) -> _WhichOneofReturnType__continue_on_error | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__idempotent) -> _WhichOneofReturnType__idempotent | None: ...
 
 Global___Step: _TypeAlias = Step  # noqa: Y015

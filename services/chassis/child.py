@@ -1,16 +1,27 @@
-"""Become one of PostgreSQL's programs: drop root, die with the parent, exec.
+"""Become another program: drop root, die with the parent, exec.
 
-Run as `python embedded_child.py PARENT UID GID PROGRAM ARGUMENT…`, by `services.embedded_programs`
-alone. It is a program of its own because what it does between fork and exec is not safe in a
-process with threads.
+Run as `python child.py PARENT UID GID PROGRAM ARGUMENT…`, a command line that `bound` makes. It is
+a program of its own because what it does between fork and exec is not safe in a process with
+threads; it imports nothing of ours, so that it starts in no time.
 """
 
 import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def bound(command: Sequence[str], uid: int | None = None, gid: int | None = None) -> list[str]:
+    """The command line that starts `command`, as another user if one is given, bound to our life.
+
+    The kernel sends it SIGINT when the *thread* that starts it ends: start it from the main one.
+    """
+    account = (os.getuid() if uid is None else uid, os.getgid() if gid is None else gid)
+    identity = map(str, (os.getpid(), *account))
+    return [sys.executable, "-I", "-S", __file__, *identity, *command]
 
 
 def drop_to(uid: int, gid: int) -> None:
@@ -21,9 +32,10 @@ def drop_to(uid: int, gid: int) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Ask for SIGINT, PostgreSQL's fast shutdown, at the parent's death; exit if that has been.
+    """Ask for SIGINT at the parent's death, and exit if that has been.
 
-    Raises OSError where the kernel refuses.
+    It is PostgreSQL's fast shutdown, and our services drain at it. Raises OSError where the kernel
+    refuses.
     """
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGINT) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) is refused")

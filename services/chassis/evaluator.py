@@ -1,0 +1,158 @@
+"""Works out what expressions and templates come to, without holding up anybody else.
+
+What is sure to end soon is worked out at once, in this process: no comprehension, and little to go
+through. All else goes to a process that is killed when it takes too much (`evaluation_pool`).
+"""
+
+import json
+from collections.abc import Hashable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Self
+
+from services.chassis.errors import Unavailable
+from services.chassis.evaluation import KINDS, Question
+from services.chassis.evaluation_pool import Pool, TooMuch
+from services.chassis.expression_paths import narrowed
+from services.chassis.expressions import Expression, ExpressionError, Json, Scope
+from services.chassis.templates import expressions
+
+LIGHT: Final = 64 * 1024
+"""What is worked out at once weighs no more: about 2 ms."""
+LIGHT_BODY: Final = 16 * 1024
+"""Bytes of JSON to extract from at once: about 3 ms for the worst path."""
+LARGEST: Final = 4 * 2**20
+"""Bytes of values as JSON."""
+DEEPEST: Final = 256
+"""Values inside values."""
+_EACH: Final = 16
+_SHOWN: Final = 80
+
+
+class Evaluator:
+    """Answers by expressions; whoever asks belongs to an owner, and owners take turns."""
+
+    def __init__(self, pool: Pool | None = None) -> None:
+        self._pool = pool or Pool()
+
+    async def __aenter__(self) -> Self:
+        await self._pool.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        await self._pool.__aexit__(kind, error, at)
+
+    def seeing(self, values: Mapping[str, Any], owner: Hashable = None) -> "View":
+        """What can be asked of these values: variables by name, as JSON has them."""
+        return View(self._pool, values, owner)
+
+    async def extract(
+        self, paths: Mapping[str, str], body: bytes, owner: Hashable = None
+    ) -> dict[str, Json]:
+        """What each JSONPath takes out of JSON, by name. Raises JsonPathError, NotJson, TooMuch."""
+        question = Question("extract", dict(paths))
+        found = None
+        if len(body) > LIGHT_BODY:
+            # A path ends by itself. What was got by a call must not be lost because others wait.
+            with suppress(Unavailable):
+                async with self._pool.worker(owner) as worker:
+                    found = await worker.ask(question, body)
+        if found is None:
+            kind = KINDS[question.kind]
+            found = kind.answer(question.asked, kind.read(body))
+        assert isinstance(found, dict)  # noqa: S101 - as the kind has it
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Values that expressions see.
+
+    Every method raises ExpressionError for what has no result or takes too much, and Unavailable
+    where it should be tried again.
+    """
+
+    pool: Pool = field(repr=False)
+    values: Mapping[str, Any] = field(repr=False)
+    owner: Hashable
+
+    async def holds(self, text: str) -> bool:
+        """Whether a condition is true."""
+        return bool(await self._answer(Question("holds", text), [Expression.parse(text)]))
+
+    async def evaluate(self, text: str) -> Json:
+        """The result of an expression."""
+        return await self._answer(Question("evaluate", text), [Expression.parse(text)])
+
+    async def render(self, template: Json) -> Json:
+        """A value with every text in it rendered."""
+        return await self._answer(Question("render", template), list(expressions(template)))
+
+    async def _answer(self, question: Question, asked: list[Expression]) -> Json:
+        taken = narrowed(self.values, {path for one in asked for path in one.paths})
+        if _is_light(asked, taken):
+            return KINDS[question.kind].answer(question.asked, Scope(taken))
+        try:
+            async with self.pool.worker(self.owner) as worker:
+                return await worker.ask(question, _bytes(taken))
+        except TooMuch as error:
+            raise TooMuch(f"{_named(asked)}: {error.message}") from None
+
+
+def _is_light(asked: Iterable[Expression], taken: Mapping[str, Any]) -> bool:
+    """Whether expressions are sure to end soon: how much there is, by how often they look at it."""
+    looks = 1
+    for one in asked:
+        if one.looks is None:
+            return False
+        looks += one.looks
+    return weighs_at_most(taken, LIGHT // looks)
+
+
+def weighs_at_most(value: Any, most: int) -> bool:
+    """Whether a value is small and flat enough, found without going through a large one.
+
+    Each value in it weighs 16 and each character 1.
+    """
+    weight, level = 0, [value]
+    for _ in range(DEEPEST):
+        below: list[Any] = []
+        for each in level:
+            if isinstance(each, str):
+                weight += len(each)
+            elif isinstance(each, list | dict):
+                weight += _EACH * len(each)
+                if weight > most:
+                    return False
+                below.extend(each.values() if isinstance(each, dict) else each)
+                weight += sum(map(len, each)) if isinstance(each, dict) else 0
+        if weight > most or not below:
+            return weight <= most
+        level = below
+    return False
+
+
+def _bytes(values: Mapping[str, Any]) -> bytes:
+    try:
+        written = json.dumps(values, separators=(",", ":"), allow_nan=False).encode()
+    except RecursionError:
+        raise ExpressionError("a value is nested too deep") from None
+    except ValueError:
+        raise ExpressionError("a value holds a number that JSON has not") from None
+    if len(written) > LARGEST:
+        raise ExpressionError(f"the values are longer than {LARGEST} bytes")
+    return written
+
+
+def _named(asked: list[Expression]) -> str:
+    """Which expressions it was that took too much, as far as that is known."""
+    suspects = [one for one in asked if one.looks is None] or asked
+    text = suspects[0].text
+    shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+    return shown if len(suspects) == 1 else f"{shown} (or one of {len(suspects) - 1} more here)"

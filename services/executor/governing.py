@@ -1,0 +1,153 @@
+"""What a tenant wants of its lanes: its limits, each connector's policy, and whose lane it is.
+
+A connector's lane has the connector's id, and its `owner` says what the connector is. Nothing of an
+`inactive` one begins; it waits. What waits for one that is `gone` is claimed at once, whatever else
+holds the lane, only to fail with CONNECTOR_GONE; once it is empty the lane goes too. Why operators
+or a breaker paused a lane is kept elsewhere (`pause_reason`): neither undoes the other.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from services.chassis.database import Bound, Transaction
+from services.executor import lanes, steering
+from services.executor.executions import CONNECTOR, KIND
+from services.executor.steering import Limits
+from services.executor.store import governed
+from services.executor.store import lanes as store
+from services.executor.store.projected import ProjectedObject
+from services.executor.work import LanePolicy
+
+log = logging.getLogger(__name__)
+
+Owner = Literal["active", "inactive", "gone"]
+
+A_MINUTE_S: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How a lane is to be."""
+
+    owner: Owner
+    policy: LanePolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What of a tenant's lanes is not as it is wanted."""
+
+    policies: Mapping[UUID, LanePolicy]
+    owners: Mapping[UUID, Owner]
+
+    @property
+    def lane_ids(self) -> list[UUID]:
+        """Every lane that changes."""
+        return sorted({*self.policies, *self.owners})
+
+    @property
+    def gone(self) -> list[UUID]:
+        """The lanes whose owner has gone."""
+        return [lane_id for lane_id, owner in self.owners.items() if owner == "gone"]
+
+
+async def govern(
+    tx: Transaction, tenant_id: UUID, limits: Limits, objects: Sequence[ProjectedObject]
+) -> None:
+    """Bring a tenant's lanes to what it wants; only what changed is touched.
+
+    The last of the caller's transaction, since everybody else waits for the lanes it holds.
+    """
+    key = {"tenant_id": tenant_id}
+    ruling, found = await tx.pipeline(
+        [Bound(governed.LIMITS_OF, key), Bound(governed.LANES_OF, {**key, "kind": KIND})]
+    )
+    changes = changes_of(found, lanes_of(objects))
+    if changes.lane_ids:
+        await _change(tx, tenant_id, changes)
+    if changes.lane_ids or [Limits(*row) for row in ruling] != [limits]:
+        await steering.govern(tx, tenant_id, limits)
+
+
+def lanes_of(objects: Sequence[ProjectedObject]) -> dict[UUID, Wanted]:
+    """The lane of each connector, as it is to be."""
+    providers = {each.name: each.spec["provider"] for each in objects if each.kind == "Integration"}
+    return {
+        each.object_id: Wanted(
+            "active" if each.spec["is_active"] else "inactive", policy_of(each.spec, providers)
+        )
+        for each in objects
+        if each.kind == CONNECTOR
+    }
+
+
+def policy_of(spec: Mapping[str, Any], providers: Mapping[str, str]) -> LanePolicy:
+    """A connector's policy; its provider is that of its first step. `providers`: by integration."""
+    lane, first = spec["lane"], spec["steps"][0]["integration"]
+    rate = lane["rate_per_minute"]
+    return LanePolicy(
+        concurrency=lane["concurrency"],
+        provider=providers.get(first, ""),
+        ordering=lane["ordering"],
+        rate_per_s=rate / A_MINUTE_S if rate else None,
+        # What a second holds may begin at once: a minute sees that much more at most.
+        burst=max(1, rate // A_MINUTE_S),
+    )
+
+
+def changes_of(found: Sequence[Any], wanted: Mapping[UUID, Wanted]) -> Changes:
+    """What to change in the lanes that were found; one that nobody wants has lost its owner."""
+    stand = {row.lane_id: row for row in found}
+    policies = {
+        lane_id: each.policy
+        for lane_id, each in wanted.items()
+        if lane_id not in stand or not _has(stand[lane_id], each.policy)
+    }
+    owners: dict[UUID, Owner] = {lane_id: each.owner for lane_id, each in wanted.items()}
+    owners |= dict.fromkeys(stand.keys() - wanted.keys(), "gone")
+    changing = {
+        lane_id: owner
+        for lane_id, owner in owners.items()
+        # A new lane's owner is active.
+        if owner != (stand[lane_id].owner if lane_id in stand else "active")
+    }
+    return Changes(policies, changing)
+
+
+def _has(row: Any, policy: LanePolicy) -> bool:
+    return all(getattr(row, name) == value for name, value in lanes.policy_row(policy).items())
+
+
+def _shapes(policies: Mapping[UUID, LanePolicy]) -> Iterator[dict[str, Any]]:
+    for lane_id in sorted(policies):
+        yield {"lane_id": lane_id, "kind": KIND, **lanes.policy_row(policies[lane_id])}
+
+
+async def _change(tx: Transaction, tenant_id: UUID, changes: Changes) -> None:
+    """The lanes first, in their order; `steering.govern` then looks at the tenant."""
+    key = {"tenant_id": tenant_id, "delay": timedelta()}
+    changing = {**key, "lane_ids": changes.lane_ids}
+    owners = {"lane_ids": list(changes.owners), "owners": list(changes.owners.values())}
+    gone = {**key, "lane_ids": changes.gone}
+    *_, waiting = await tx.pipeline(
+        [
+            Bound(store.ENSURE_TENANT_LANE, key),
+            Bound(store.KEEP_TENANT_LANE, key),
+            Bound(governed.LOCK, changing),
+            *(Bound(store.SHAPE_LANE, {**key, **lane}) for lane in _shapes(changes.policies)),
+            Bound(governed.SET_OWNERS, {**key, **owners}),
+            Bound(governed.HASTEN_WORK, gone),
+            Bound(governed.HASTEN_LANES, changing),
+            Bound(governed.COUNT_WAITING, gone),
+        ]
+    )
+    for row in waiting:
+        log.warning(
+            "connector %s is gone: %d runs that wait end with CONNECTOR_GONE",
+            row.lane_id,
+            row.waiting,
+        )

@@ -1,0 +1,86 @@
+"""Steers lanes and tenants: what they may, and whether they go.
+
+Whatever makes a lane or a tenant due follows the protocol of `services.executor.lanes`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from uuid import UUID
+
+from services.chassis.database import Bound, Transaction
+from services.executor.lanes import CHANNEL, policy_row
+from services.executor.store import lanes as store
+from services.executor.work import LanePolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a tenant may: None is without limit.
+
+    `weight` is its share where tenants compete; `provider_caps` how much may run at once of the
+    lanes of a provider; a tenant that is `paused` runs nothing.
+    """
+
+    paused: bool = False
+    weight: int = 1
+    max_running: int | None = None
+    provider_caps: Mapping[str, int] = field(default_factory=dict)
+    work_per_hour: int | None = None
+
+
+async def shape(
+    tx: Transaction, tenant_id: UUID, kind: str, policies: Mapping[UUID, LanePolicy]
+) -> None:
+    """Give lanes their policies, making those that are new."""
+    lanes = [
+        {"tenant_id": tenant_id, "lane_id": lane_id, "kind": kind, **policy_row(policies[lane_id])}
+        for lane_id in sorted(policies)
+    ]
+    now = {"delay": timedelta()}
+    await tx.pipeline(
+        [
+            Bound(store.ENSURE_TENANT_LANE, {"tenant_id": tenant_id, **now}),
+            Bound(store.KEEP_TENANT_LANE, {"tenant_id": tenant_id}),
+            # What they now allow may have waited: both are looked at.
+            *(Bound(store.SHAPE_LANE, {**lane, **now}) for lane in lanes),
+            *(Bound(store.PULL_LANE, {**lane, **now}) for lane in lanes),
+            Bound(store.PULL_TENANT_LANE, {"tenant_id": tenant_id, **now}),
+            Bound(store.NOTIFY, {"channel": CHANNEL}),
+        ]
+    )
+
+
+async def govern(tx: Transaction, tenant_id: UUID, limits: Limits) -> None:
+    """Give a tenant its limits, and look at it anew."""
+    key = {"tenant_id": tenant_id, "delay": timedelta()}
+    told = {name: getattr(limits, name) for name in ("paused", "weight", "max_running")}
+    caps = {"provider_caps": dict(limits.provider_caps), "work_per_hour": limits.work_per_hour}
+    await tx.pipeline(
+        [
+            Bound(store.ENSURE_TENANT_LANE, key),
+            Bound(store.GOVERN, {**key, **told, **caps}),
+            Bound(store.PULL_TENANT_LANE, key),
+            Bound(store.NOTIFY, {"channel": CHANNEL}),
+        ]
+    )
+
+
+async def pause(tx: Transaction, tenant_id: UUID, lane_id: UUID, reason: str) -> None:
+    """Begin nothing of a lane until it is resumed; what runs goes on."""
+    await tx.run(store.SET_PAUSE, tenant_id=tenant_id, lane_id=lane_id, reason=reason)
+
+
+async def resume(tx: Transaction, tenant_id: UUID, lane_id: UUID) -> None:
+    """Let a lane go on, its breaker closed."""
+    key = {"tenant_id": tenant_id, "lane_id": lane_id, "delay": timedelta()}
+    await tx.pipeline(
+        [
+            Bound(store.KEEP_TENANT_LANE, key),
+            Bound(store.SET_PAUSE, {**key, "reason": ""}),
+            Bound(store.CLOSE_BREAKER, key),
+            Bound(store.PULL_LANE, key),
+            Bound(store.PULL_TENANT_LANE, key),
+            Bound(store.NOTIFY, {"channel": CHANNEL}),
+        ]
+    )

@@ -1,0 +1,146 @@
+"""Metrics as a scraper reads them, after real work."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+import psycopg
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.chassis import metrics
+from services.chassis.database import Database
+from services.chassis.errors import Unavailable
+from services.executor.doctor import Doctor
+from services.executor.metrics import Metrics
+from services.executor.recorder import Recorder
+from services.executor.scheduler import Scheduler
+from services.executor.work import Claimed, Done, Failed, Outcome
+from services.executor.worker import Worker
+from tests.integration.executor.execution_bench import Vault
+from tests.integration.executor.lane_bench import LaneBench
+from tests.integration.executor.test_worker import Recorded
+
+Admin = psycopg.AsyncConnection[Any]
+KIND = {"kind": LaneBench.KIND}
+
+
+class Scraped:
+    """One process's parts, and what a scraper finds of them."""
+
+    def __init__(self, database: Database, kind: Recorded) -> None:
+        self.worker = Worker(database, {kind.name: kind}, Recorder(database))
+        self.doctor = Doctor(database)
+        self.collector = Metrics(
+            database, self.worker.meters, self.doctor, Scheduler(database, Vault())
+        )
+        self.port = 0
+
+    async def read(self) -> dict[tuple[str, frozenset[Any]], float]:
+        url = f"http://127.0.0.1:{self.port}/metrics"
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            assert answer.content_type == "text/plain"
+            text = await answer.text()
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    async def value(self, name: str, **labels: str) -> float | None:
+        return (await self.read()).get((name, frozenset(labels.items())))
+
+
+class Half(Recorded):
+    """Every second item fails at first."""
+
+    async def call(self, claimed: Claimed, prepared: None) -> Outcome:
+        done = await super().call(claimed, prepared)
+        fails = claimed.attempt == 1 and self.ran_so_far() % 2
+        return Failed() if fails else Done(told=done.told)
+
+    def ran_so_far(self) -> int:
+        return len(self.attempts)
+
+
+@pytest.fixture
+async def scraped(executor_database: Database) -> AsyncIterator[Scraped]:
+    found = Scraped(executor_database, Half())
+    async with metrics.serving(found.collector, "127.0.0.1", 0) as found.port:
+        yield found
+
+
+async def test_what_is_done_and_what_there_is_to_do_is_told_by_kind(
+    bench: LaneBench, scraped: Scraped, admin: Admin
+) -> None:
+    await bench.enqueue(*(bench.item(retry_s=(600.0,)) for _ in range(10)))
+    await bench.enqueue(bench.item(uuid4(), delay_s=600))
+    await admin.execute("UPDATE executor.work SET due_at = due_at - interval '7 s'")
+    assert await scraped.value("tenon_work_due", **KIND) is None
+    await scraped.doctor.round()
+    assert await scraped.value("tenon_work_due", **KIND) == 10
+    assert await scraped.value("tenon_work_waiting", **KIND) == 11
+    oldest = await scraped.value("tenon_work_oldest_age_seconds", **KIND)
+    assert oldest is not None and 7 <= oldest < 60
+    worker = asyncio.create_task(scraped.worker.run())
+    done: dict[str, str] = {**KIND, "outcome": "done"}
+    async with asyncio.timeout(20):
+        while await scraped.value("tenon_work_outcomes_total", **done) != 5:
+            await asyncio.sleep(0.02)
+        while await scraped.value("tenon_work_running", **KIND) != 0:
+            await asyncio.sleep(0.02)
+    worker.cancel()
+    await asyncio.gather(worker, return_exceptions=True)
+    assert await scraped.value("tenon_work_claims_total", **KIND) == 10
+    assert await scraped.value("tenon_work_outcomes_total", **KIND, outcome="failed") == 5
+    for quantile in ("0.5", "0.99"):
+        lag = await scraped.value("tenon_work_lag_seconds", **KIND, quantile=quantile)
+        assert lag is not None and 7 <= lag < 60
+    await scraped.doctor.round()
+    assert await scraped.value("tenon_work_due", **KIND) == 0
+    assert await scraped.value("tenon_work_claimed", **KIND) == 0
+    assert await scraped.value("tenon_work_waiting", **KIND) == 6
+
+
+async def test_the_pools_and_the_doctors_repairs_are_told(
+    bench: LaneBench, scraped: Scraped, admin: Admin
+) -> None:
+    await bench.enqueue(bench.item())
+    for login in ("tenant", "system"):
+        most = await scraped.value("tenon_database_pool_max", login=login)
+        assert most == {"tenant": 8, "system": 4}[login]
+    asked = await scraped.value("tenon_database_pool_requests_total", login="tenant")
+    assert asked is not None and asked >= 1
+    assert await scraped.value("tenon_doctor_repairs_total", level="lane") == 0
+    await admin.execute("UPDATE executor.lanes SET next_at = 'infinity'")
+    await scraped.doctor.round()
+    assert await scraped.value("tenon_doctor_repairs_total", level="lane") == 1
+
+
+async def test_nothing_of_a_tenant_is_in_the_metrics(bench: LaneBench, scraped: Scraped) -> None:
+    await bench.enqueue(bench.item(key="a-customers-name", ordering="key"))
+    await scraped.doctor.round()
+    told = str(await scraped.read())
+    for word in ("a-customers-name", str(bench.tenant_id), str(bench.lane_id)):
+        assert word not in told
+
+
+async def test_a_process_that_leads_no_more_tells_nothing_of_what_there_is_to_do(
+    bench: LaneBench, scraped: Scraped
+) -> None:
+    await bench.enqueue(bench.item())
+    leading = asyncio.create_task(scraped.doctor.follow())
+    async with asyncio.timeout(10):
+        while await scraped.value("tenon_work_due", **KIND) != 1:
+            await asyncio.sleep(0.02)
+    leading.cancel()
+    await asyncio.gather(leading, return_exceptions=True)
+    assert await scraped.value("tenon_work_due", **KIND) is None
+
+
+async def test_a_port_that_is_taken_is_refused_in_words(scraped: Scraped) -> None:
+    with pytest.raises(Unavailable, match="cannot serve metrics"):
+        async with metrics.serving(scraped.collector, "127.0.0.1", scraped.port):
+            pass
