@@ -263,7 +263,12 @@ class Database:
 
     async def read(self, tenant_id: UUID, statement: Statement, /, **parameters: Any) -> Rows:
         """One reading statement inside one tenant, in a single round trip."""
-        return (await self.read_all(tenant_id, [Bound(statement, parameters)]))[0]
+        async with self._connection(self._tenant) as connection:
+            # Without BEGIN the pipeline is the transaction, and so the tenant's, up to its end.
+            async with connection.pipeline():
+                await connection.execute(SET_TENANT, [str(tenant_id)])
+                cursor = await connection.execute(statement.sql, statement.bind(parameters))
+            return await cursor.fetchall()
 
     async def read_all(self, tenant_id: UUID, calls: Sequence[Bound]) -> list[Rows]:
         """Reading statements inside one tenant, at one moment and in one round trip."""
