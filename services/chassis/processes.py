@@ -8,6 +8,7 @@ one of them, and the supervisor keeps the port while nobody listens on it.
 import asyncio
 import logging
 import os
+import signal
 import socket
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -130,15 +131,25 @@ async def _process(post: Post) -> AsyncIterator[Process]:
     try:
         yield process
     finally:
-        with suppress(ProcessLookupError):
-            process.terminate()
+        _send(process, signal.SIGTERM)
         try:
             async with asyncio.timeout(STOP_S):
                 await process.wait()
         except TimeoutError:
             log.warning("%s did not drain in %.0f s and is killed", post.name, STOP_S)
-            process.kill()
+            _send(process, signal.SIGKILL)
             await process.wait()
+
+
+def _send(process: Process, number: signal.Signals) -> None:
+    """Signal a process that has not ended.
+
+    Not by the process's own methods: those may collect the exit status of one that has just ended,
+    and asyncio would then report 255.
+    """
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 async def _says_ready(process: Process) -> bool:
