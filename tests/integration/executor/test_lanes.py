@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from services.chassis.database import Database, Statement
-from services.chassis.errors import Internal
-from services.executor import lanes, turns
+from services.chassis.errors import Internal, ResourceExhausted
+from services.executor import lanes, steering, turns
 from services.executor.store import lanes as store
 from services.executor.store import work as rows
 from services.executor.tables import LANES, TENANT_LANES, WORK
@@ -39,6 +39,24 @@ async def test_enqueuing_nothing_makes_no_lane(bench: LaneBench, admin: Admin) -
     await bench.enqueue()
     rows = await admin.execute("SELECT FROM executor.tenant_lanes")
     assert rows.rowcount == 0
+
+
+async def test_many_tenants_enqueue_in_one_batch_and_a_refused_one_is_alone(
+    executor_database: Database,
+) -> None:
+    benches = [LaneBench(executor_database) for _ in range(6)]
+    over = benches[2]
+    async with executor_database.tenant(over.tenant_id) as tx:
+        await steering.govern(tx, over.tenant_id, steering.Limits(work_per_hour=1))
+    await over.enqueue(over.item())
+    wanted = [(bench.tenant_id, [bench.item()]) for bench in benches]
+    outcomes = await executor_database.batch(
+        wanted, lambda some: {tenant: lanes.enqueueing(tenant, items) for tenant, items in some}
+    )
+    refused = [items for items, answer in outcomes if isinstance(answer, ResourceExhausted)]
+    assert refused == [[wanted[2]]]
+    found = {claimed.target_id for claimed in await over.take()}
+    assert {items[0].target_id for _, items in wanted if items != wanted[2][1]} <= found
 
 
 async def test_work_rolled_back_was_never_there(bench: LaneBench) -> None:
