@@ -176,12 +176,22 @@ class Recorder:
 
 
 def _locked(tenant_id: UUID, entries: Sequence[_Entry]) -> list[Bound]:
-    """The first statements: lock the lanes where the next of a key may go, then hold the claims."""
+    """The first statements: lock the lanes whose work goes in order, then hold the claims.
+
+    Not only where the next of a key may go: a lane that is woken is locked too, and who cancels
+    locks the lanes that go in order before their work.
+    """
     claims = {
         "works": [entry.claimed.work_id for entry in entries],
         "claims": [entry.claimed.claim_id for entry in entries],
     }
-    ordered = sorted({lane_id for lane_id, _ in _ending_keys(entries)})
+    ordered = sorted(
+        {
+            entry.claimed.lane_id
+            for entry in entries
+            if entry.claimed.key is not None and not isinstance(entry.outcome, Note)
+        }
+    )
     locks = [Bound(store.LOCK_ORDERED, {"tenant_id": tenant_id, "lane_ids": ordered})]
     return [*(locks if ordered else []), Bound(rows.HOLD, {"tenant_id": tenant_id, **claims})]
 

@@ -25,7 +25,7 @@ class Limits:
     paused: bool = False
     weight: int = 1
     max_running: int | None = None
-    provider_caps: Mapping[str, int] = field(default_factory=dict)
+    provider_caps: dict[str, int] = field(default_factory=dict)
     work_per_hour: int | None = None
 
 
@@ -54,12 +54,11 @@ async def shape(
 async def govern(tx: Transaction, tenant_id: UUID, limits: Limits) -> None:
     """Give a tenant its limits, and look at it anew."""
     key = {"tenant_id": tenant_id, "delay": timedelta()}
-    told = {name: getattr(limits, name) for name in ("paused", "weight", "max_running")}
-    caps = {"provider_caps": dict(limits.provider_caps), "work_per_hour": limits.work_per_hour}
+    told = {name: getattr(limits, name) for name in store.LIMITS}
     await tx.pipeline(
         [
             Bound(store.ENSURE_TENANT_LANE, key),
-            Bound(store.GOVERN, {**key, **told, **caps}),
+            Bound(store.GOVERN, {**key, **told}),
             Bound(store.PULL_TENANT_LANE, key),
             Bound(store.NOTIFY, {"channel": CHANNEL}),
         ]

@@ -6,10 +6,8 @@ Parameters: `tenant_id`, `kind`, `lane_ids`, and with them `owners`, one for eac
 from sqlalchemy import ARRAY, String, Uuid, and_, bindparam, func, select, update
 
 from services.chassis.database import Statement
-from services.executor.store.lanes import NOW, POLICY, TENANT_ID, THESE_LANES
+from services.executor.store.lanes import LIMITS, NOW, POLICY, TENANT_ID, THESE_LANES
 from services.executor.tables import LANES, TENANT_LANES, WORK
-
-LIMITS = ("paused", "weight", "max_running", "provider_caps", "work_per_hour")
 
 _LANE_IDS = bindparam("lane_ids", type_=ARRAY(Uuid))
 _WAITING = and_(

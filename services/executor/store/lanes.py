@@ -58,7 +58,8 @@ WAITING = and_(OF_THE_LANE, WORK.c.claim_id.is_(None), ~WORK.c.blocked)
 _CLAIMED = and_(OF_THE_LANE, WORK.c.claim_id.is_not(None))
 
 
-def _seconds(count: Any) -> Any:
+def seconds(count: Any) -> Any:
+    """So many seconds, which may be broken, as an interval."""
     return func.make_interval(0, 0, 0, 0, 0, 0, count)
 
 
@@ -104,8 +105,8 @@ FREE: Final = case(
 # Until when a lane may begin nothing, whatever waits.
 _SHUT_UNTIL = func.greatest(
     case((LANES.c.breaker == "OPEN", LANES.c.open_until), else_=ALWAYS),
-    case((_IS_OFF, NOW + _seconds(OFF_S)), else_=ALWAYS),
-    LANES.c.rate_at + _seconds((1 - LANES.c.burst) / LANES.c.rate_per_s),
+    case((_IS_OFF, NOW + seconds(OFF_S)), else_=ALWAYS),
+    LANES.c.rate_at + seconds((1 - LANES.c.burst) / LANES.c.rate_per_s),
 )
 NEXT: Final = case(
     (_HELD, NEVER),
@@ -128,6 +129,7 @@ POLICY: Final = (
     *("provider", "weight", "concurrency", "ordering", "rate_per_s", "burst", "retry_s"),
     *("breaker_threshold", "breaker_reset_s", "breaker_probes", "breaker_trips_allowed"),
 )
+LIMITS: Final = ("paused", "weight", "max_running", "provider_caps", "work_per_hour")
 _POLICY = {name: bindparam(name, type_=LANES.c[name].type) for name in POLICY}
 _KIND = bindparam("kind", type_=String)
 _NEW_LANE = insert(LANES).values(
@@ -147,12 +149,7 @@ SHAPE_LANE = Statement(
 GOVERN = Statement(
     update(TENANT_LANES)
     .where(THIS_TENANT)
-    .values(
-        {
-            name: bindparam(name, type_=TENANT_LANES.c[name].type)
-            for name in ("paused", "weight", "max_running", "provider_caps", "work_per_hour")
-        }
-    )
+    .values({name: bindparam(name, type_=TENANT_LANES.c[name].type) for name in LIMITS})
 )
 
 
@@ -288,7 +285,7 @@ _BEGUN = _of_lane(func.count(), and_(OF_THE_LANE, WORK.c.claim_id == CLAIM_ID))
 SPEND_RATE = Statement(
     update(LANES)
     .where(THESE_LANES, LANES.c.rate_per_s.is_not(None))
-    .values(rate_at=func.greatest(LANES.c.rate_at, NOW) + _seconds(_BEGUN / LANES.c.rate_per_s))
+    .values(rate_at=func.greatest(LANES.c.rate_at, NOW) + seconds(_BEGUN / LANES.c.rate_per_s))
 )
 
 
@@ -321,7 +318,7 @@ def _count() -> Statement:
             failures=case((or_(opens, closes), 0), else_=in_a_row),
             trips=trips,
             open_until=case(
-                (opens, NOW + _seconds(LANES.c.breaker_reset_s)), else_=LANES.c.open_until
+                (opens, NOW + seconds(LANES.c.breaker_reset_s)), else_=LANES.c.open_until
             ),
             pause_reason=case(
                 (and_(disabled, LANES.c.pause_reason == ""), bindparam("tripped", type_=String)),

@@ -43,6 +43,7 @@ from services.executor.store.lanes import (
     THESE_LANES,
     THIS_LANE,
     WAITING,
+    seconds,
 )
 from services.executor.tables import LANES, TENANT_LANES, WORK
 
@@ -91,8 +92,8 @@ def _insert() -> Statement:
         "target_id": item.c.targets,
         "key": key,
         "blocked": and_(key.is_not(None), or_(ahead, before)),
-        "due_at": NOW + _seconds(item.c.delays),
-        "deadline_at": NOW + _seconds(item.c.deadlines),
+        "due_at": NOW + seconds(item.c.delays),
+        "deadline_at": NOW + seconds(item.c.deadlines),
         "priority": item.c.priorities,
         "attempt": literal(0, Integer),
     }
@@ -101,10 +102,6 @@ def _insert() -> Statement:
     found = item.outerjoin(LANES, lane)
     rows = select(*values.values()).select_from(found).order_by(item.c.nth)
     return Statement(insert(WORK).from_select(list(values), rows))
-
-
-def _seconds(count: Any) -> Any:
-    return func.make_interval(0, 0, 0, 0, 0, 0, count)
 
 
 INSERT = _insert()
@@ -138,7 +135,7 @@ def _take() -> Statement:
         "key": key,
         "blocked": and_(key.is_not(None), _held_back(LANE_ID, key)),
         "due_at": NOW,
-        "deadline_at": NOW + _seconds(bindparam("deadline_s", type_=Double)),
+        "deadline_at": NOW + seconds(bindparam("deadline_s", type_=Double)),
         "priority": bindparam("priority", type_=SmallInteger),
         "attempt": case((_ROOM, 1), else_=0),
         "claim_id": case((_ROOM, CLAIM_ID)),
@@ -260,7 +257,7 @@ FINISH = Statement(delete(WORK).where(_THESE_WORKS))
 
 def _postpone() -> Statement:
     item = _items(works=Uuid, delays=Double, failed=Integer)
-    due_at = func.least(NOW + _seconds(item.c.delays), WORK.c.deadline_at)
+    due_at = func.least(NOW + seconds(item.c.delays), WORK.c.deadline_at)
     return Statement(
         update(WORK)
         .where(_MINE, WORK.c.work_id == item.c.works)

@@ -13,6 +13,7 @@ import pytest
 from services.chassis.database import Database
 from services.executor import lanes, steering
 from services.executor.recorder import Recorder
+from services.executor.store import lanes as store
 from services.executor.work import Claimed, Done, Failed, Later, Outcome, WorkItem
 from services.executor.worker import Worker, WorkerLimits
 from tests.integration.executor.lane_bench import LaneBench
@@ -159,6 +160,22 @@ async def test_what_is_enqueued_while_the_last_of_its_key_ends_is_not_left_block
             taken.append(each.target_id)
             assert await bench.complete(each)
     assert len(taken) == (1 if isinstance(outcome, Done) else 2)
+
+
+async def test_who_cancels_and_who_postpones_lock_the_lane_first(
+    bench: LaneBench, admin: Admin
+) -> None:
+    """Else one would wait for the lane, the other for its work."""
+    await bench.enqueue(bench.item(ordering="key", key="a"))
+    (claimed,) = await bench.take()
+    key = {"tenant_id": bench.tenant_id, "target_id": claimed.target_id}
+    async with bench.database.tenant(bench.tenant_id) as tx:
+        await tx.run(store.LOCK_ORDERED_OF_TARGET, **key)
+        postponing = asyncio.create_task(bench.record(claimed, Later(delay_s=0)))
+        await asyncio.wait([postponing], timeout=0.2)
+        assert not await lanes.cancel(tx, bench.tenant_id, claimed.target_id)
+    assert await postponing
+    assert await deadlocks(admin) == 0
 
 
 async def test_ending_enqueueing_and_cancelling_meet_no_deadlock(
