@@ -103,7 +103,7 @@ async def _runs(stage: Stage) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     request = pb2.RunConnectorRequest(
         name="tenants/bench/connectors/one", wait=Duration(seconds=10)
     )
-    async with open_channel(stage.where["executor"], key=key) as channel:
+    async with open_channel(stage.where["executor"], key=key, reason="a benchmark") as channel:
         stub = execution_service_pb2_grpc.ExecutionServiceStub(channel)
 
         async def run() -> None:

@@ -99,6 +99,11 @@ def add_registry_options(command: argparse.ArgumentParser) -> None:
         "--key-file", default=key_file, type=Path, help="or TENON_KEY_FILE (%(default)s)"
     )
     command.add_argument("--ca-file", type=Path, help="whom to trust for TLS (PEM)")
+    command.add_argument(
+        "--reason",
+        default=os.environ.get("TENON_REASON", ""),
+        help="why you do it, kept in the audit log; or TENON_REASON",
+    )
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -184,7 +189,7 @@ def open_service(args: argparse.Namespace, address: str) -> Iterator[grpc.Channe
     if args.ca_file is not None:
         _regular(args.ca_file, "the CA file")
     try:
-        channel = open_sync_channel(address, key=key, ca_file=args.ca_file)
+        channel = open_sync_channel(address, key=key, ca_file=args.ca_file, reason=args.reason)
     except ClearChannelError as error:
         raise UsageError(f"{error} (--ca-file)") from None
     with channel:

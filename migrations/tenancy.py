@@ -19,8 +19,8 @@ POLICY = f"(tenant_id = (SELECT nullif(current_setting('{SETTING}', true), '')::
 # Tables of the platform: no tenant, no row-level security; the verbs of each login.
 GLOBAL_TABLES: dict[str, dict[str, str]] = {
     "registry.deployment": {"system": "SELECT"},
-    "registry.principals": {"system": "SELECT, INSERT"},
-    "registry.platform_grants": {"system": "SELECT, INSERT"},
+    "registry.principals": {"system": "SELECT, INSERT, UPDATE"},
+    "registry.platform_grants": {"system": "SELECT, INSERT, DELETE"},
     "registry.roles": {"system": "SELECT"},
     "registry.permissions": {"system": "SELECT"},
     "registry.role_permissions": {"system": "SELECT"},
@@ -34,7 +34,8 @@ GLOBAL_TABLES: dict[str, dict[str, str]] = {
 # Tables with a tenant which the system login may also touch, across tenants, and why.
 SYSTEM_ACCESS: dict[str, tuple[str, str]] = {
     "registry.tenants": ("SELECT", "a slug must be found before its tenant is known"),
-    "registry.grants": ("SELECT, INSERT", "authentication gathers a principal's grants everywhere"),
+    "registry.role_bindings": ("SELECT", "authentication gathers a principal's roles everywhere"),
+    "registry.tenant_roles": ("SELECT", "what a tenant's own role allows is asked with them"),
     "registry.tenant_status": ("SELECT", "a list of tenants tells how far each is projected"),
     "registry.feed": ("SELECT", "the executor follows every tenant"),
     "executor.tenants": ("SELECT", "a slug must be found before its tenant is known"),

@@ -181,6 +181,7 @@ def _try(where: dict[str, str], state: Path) -> list[str]:
         f"  head -c 24 /dev/urandom | base64 > {state}/webhook-secret",
         f"  export ACME_GITHUB_WEBHOOK_SECRET=$(cat {state}/webhook-secret)",
         "  export ACME_NOTIFY_KEY=any-key",
+        "  export TENON_REASON='trying Tenon'   # the owner enters a tenant only with a reason",
         f"  export ACME_GITHUB_TOKEN=$(cat {state}/sandbox/token)",
         "  .venv/bin/tenon plan config/examples/acme",
         "  .venv/bin/tenon apply --wait config/examples/acme",

@@ -47,6 +47,7 @@ class Stage:
             "TENON_REGISTRY": self.where["registry"],
             "TENON_EXECUTOR": self.where["executor"],
             "TENON_KEY_FILE": str(self.owner_key),
+            "TENON_REASON": "a rehearsal on a deployment of its own",
             "ACME_GITHUB_TOKEN": Path(self.where["sandbox_token_file"]).read_text(),
             "ACME_GITHUB_WEBHOOK_SECRET": self.webhook_secret.reveal_text(),
             "ACME_NOTIFY_KEY": secrets.token_urlsafe(16),

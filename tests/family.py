@@ -30,8 +30,9 @@ from services.chassis.database import Database
 from services.chassis.secret import Secret
 from services.deployment import Deployment
 from services.embedded import Embedded
-from services.registry.access import AccessControl, add_grant, add_principal
+from services.registry.access import AccessControl, add_principal
 from services.sandbox.sender import send_webhook
+from tests.grants import grant
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 EXAMPLE: Final = ROOT / "config" / "examples" / "acme"
@@ -196,6 +197,7 @@ class Family:
         ours = plain_environment() | {
             "TENON_REGISTRY": self.registry,
             "TENON_KEY_FILE": str(self.deployment.owner_key),
+            "TENON_REASON": "a test",
         }
         if "executor" in self.ports:
             ours["TENON_EXECUTOR"] = self.executor
@@ -240,9 +242,10 @@ class Family:
             async with database.system() as transaction:
                 platform = role if tenant is None else None
                 principal = await add_principal(transaction, "user", "somebody", platform)
-                if tenant is not None:
-                    await add_grant(transaction, tenant, principal, role)
-                return await access.issue(transaction, "test", principal, "test", ["*"])
+                key = await access.issue(transaction, "test", principal, "test", ["*"])
+            if tenant is not None:
+                await grant(database, tenant, "user", principal, role)
+            return key
 
     def tenant_id(self, slug: str) -> UUID:
         """A tenant's id inside."""

@@ -3,8 +3,10 @@
 import ipaddress
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import quote
 
 import grpc
 
@@ -33,16 +35,20 @@ OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.max_receive_message_length", 16 * 2**20),
 )
 
+# Why somebody acts where they need a reason; percent-encoded, since metadata is ASCII.
+REASON: Final = "x-tenon-reason"
+
 
 class ClearChannelError(Exception):
     """A key was to be sent over a channel that is neither TLS, loopback nor a Unix socket."""
 
 
 def open_channel(
-    target: str, *, key: Secret | None = None, ca_file: Path | None = None
+    target: str, *, key: Secret | None = None, ca_file: Path | None = None, reason: str = ""
 ) -> grpc.aio.Channel:
-    """An asyncio channel that sends the key with every call."""
-    interceptors = [_AsyncKey(key), _AsyncStreamKey(key), _AsyncUploadKey(key)] if key else []
+    """An asyncio channel that sends the key, and why, with every call."""
+    said = _Said(key, reason)
+    interceptors = [_AsyncCall(said), _AsyncStream(said), _AsyncUpload(said)]
     if ca_file is not None:
         return grpc.aio.secure_channel(
             target, _credentials(ca_file), options=list(OPTIONS), interceptors=interceptors
@@ -52,15 +58,15 @@ def open_channel(
 
 
 def open_sync_channel(
-    target: str, *, key: Secret | None = None, ca_file: Path | None = None
+    target: str, *, key: Secret | None = None, ca_file: Path | None = None, reason: str = ""
 ) -> grpc.Channel:
-    """A blocking channel that sends the key with every call; for commands."""
+    """A blocking channel that sends the key, and why, with every call; for commands."""
     if ca_file is not None:
         channel = grpc.secure_channel(target, _credentials(ca_file), options=list(OPTIONS))
     else:
         _refuse_clear(target)
         channel = grpc.insecure_channel(target, options=list(OPTIONS))
-    return grpc.intercept_channel(channel, _SyncKey(key)) if key else channel
+    return grpc.intercept_channel(channel, _SyncCall(_Said(key, reason)))
 
 
 def _refuse_clear(target: str) -> None:
@@ -85,54 +91,65 @@ def _credentials(ca_file: Path) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(ca_file.read_bytes())
 
 
-def _with_key(details: Any, key: Secret) -> grpc.aio.ClientCallDetails:
-    metadata = grpc.aio.Metadata(*(details.metadata or ()))
-    metadata.add("authorization", f"Bearer {key.reveal_text()}")
-    return grpc.aio.ClientCallDetails(
-        details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
-    )
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What goes with every call."""
+
+    key: Secret | None
+    reason: str
+
+    def with_it(self, details: Any) -> grpc.aio.ClientCallDetails:
+        metadata = grpc.aio.Metadata(*(details.metadata or ()))
+        if self.key is not None:
+            metadata.add("authorization", f"Bearer {self.key.reveal_text()}")
+        if self.reason:
+            # Metadata is ASCII.
+            metadata.add(REASON, quote(self.reason))
+        return grpc.aio.ClientCallDetails(
+            details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
+        )
 
 
-class _AsyncKey(grpc.aio.UnaryUnaryClientInterceptor):
-    def __init__(self, key: Secret) -> None:
-        self._key = key
+class _AsyncCall(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, said: _Said) -> None:
+        self._said = said
 
     async def intercept_unary_unary(
         self, continuation: Callable[..., Any], client_call_details: Any, request: Any
     ) -> Any:
-        return await continuation(_with_key(client_call_details, self._key), request)
+        return await continuation(self._said.with_it(client_call_details), request)
 
 
-class _AsyncStreamKey(grpc.aio.UnaryStreamClientInterceptor):
-    def __init__(self, key: Secret) -> None:
-        self._key = key
+class _AsyncStream(grpc.aio.UnaryStreamClientInterceptor):
+    def __init__(self, said: _Said) -> None:
+        self._said = said
 
     async def intercept_unary_stream(
         self, continuation: Callable[..., Any], client_call_details: Any, request: Any
     ) -> Any:
-        return await continuation(_with_key(client_call_details, self._key), request)
+        return await continuation(self._said.with_it(client_call_details), request)
 
 
-class _AsyncUploadKey(grpc.aio.StreamUnaryClientInterceptor):
-    def __init__(self, key: Secret) -> None:
-        self._key = key
+class _AsyncUpload(grpc.aio.StreamUnaryClientInterceptor):
+    def __init__(self, said: _Said) -> None:
+        self._said = said
 
     async def intercept_stream_unary(
         self, continuation: Callable[..., Any], client_call_details: Any, request_iterator: Any
     ) -> Any:
-        return await continuation(_with_key(client_call_details, self._key), request_iterator)
+        return await continuation(self._said.with_it(client_call_details), request_iterator)
 
 
-class _SyncKey(
+class _SyncCall(
     grpc.UnaryUnaryClientInterceptor,
     grpc.UnaryStreamClientInterceptor,
     grpc.StreamUnaryClientInterceptor,
 ):
-    def __init__(self, key: Secret) -> None:
-        self._key = key
+    def __init__(self, said: _Said) -> None:
+        self._said = said
 
     def _call(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
-        return continuation(_with_key(details, self._key), request)
+        return continuation(self._said.with_it(details), request)
 
     intercept_unary_unary = _call  # type: ignore[assignment]
     intercept_unary_stream = _call  # type: ignore[assignment]

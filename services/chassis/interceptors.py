@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 from uuid import UUID
@@ -20,10 +21,11 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from services.chassis import errors, telemetry
+from services.chassis.channel import REASON
 from services.chassis.ids import parse_tenant, uuid7
 from services.chassis.rules import Rule, field_at
 from services.chassis.status import to_status
-from services.chassis.tenancy import PLATFORM, Principal
+from services.chassis.tenancy import PLATFORM, Principal, Tenant
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 LONGEST_CALL_S = 70.0
 # A caller's own request id goes into logs and audit events, so not any text will do.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+LONGEST_REASON: Final = 500
 
 NOBODY = Principal(UUID(int=0), "nobody", "nobody")
 
@@ -62,6 +65,17 @@ class Call:
         """What the caller says it calls with."""
         return self.metadata.get("user-agent", "")
 
+    @property
+    def reason(self) -> str:
+        """Why the caller does it, in their words; metadata holds it percent-encoded."""
+        return unquote(self.metadata.get(REASON, ""))[:LONGEST_REASON].strip()
+
+    @property
+    def role(self) -> str:
+        """The roles the caller acts by."""
+        access = self.principal.access(self.tenant) or self.principal.platform
+        return access.role if access else ""
+
     def inside(self) -> UUID:
         """The id of the tenant the call is in; NotFound where the tenant is not there (yet)."""
         if self.tenant_id is None:
@@ -82,8 +96,8 @@ class Authenticator(Protocol):
 class TenantFinder(Protocol):
     """Finds a tenant: the registry among the wanted ones, the executor among the projected ones."""
 
-    async def find(self, slug_or_id: str) -> tuple[str, UUID] | None:
-        """Its slug and id."""
+    async def find(self, slug_or_id: str) -> Tenant | None:
+        """It, by either name."""
 
 
 class Gates:
@@ -114,7 +128,11 @@ class Gates:
         kind, _, credential = call.metadata.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not credential:
             raise errors.Unauthenticated("no credential: send `authorization: Bearer <key>`")
-        call.principal = await self._authenticator.authenticate(credential)
+        principal = await self._authenticator.authenticate(credential)
+        if not principal.may_call_from(ip_of(call.address)):
+            log.warning("%s was used from %s, which it may not be", principal.session, call.address)
+            raise errors.Unauthenticated("the credential is not valid")
+        call.principal = principal
 
     async def authorise(self, call: Call) -> None:
         """Let a principal pass that has the rule's permission in the message's tenant."""
@@ -123,24 +141,65 @@ class Gates:
             raise denied(rule.permission, PLATFORM)
         if rule.any_caller:
             return
-        if rule.tenant_field:
-            named = tenant_named(field_at(call.message, rule.tenant_field))
-            if not named:
-                raise errors.invalid(rule.tenant_field, "must name a tenant")
+        named = _tenant_of(call)
+        if named:
             await self._enter(call, named)
         elif not principal.may(rule.permission, PLATFORM):
             raise denied(rule.permission, PLATFORM)
 
     async def _enter(self, call: Call, named: str) -> None:
-        access = call.principal.accesses.get(named)
-        if access is not None:
-            call.tenant, call.tenant_id = named, access.tenant_id
-        elif PLATFORM in call.principal.accesses:
-            # Whoever acts for the platform may learn that a tenant is absent.
-            found = await self._tenants.find(named)
-            call.tenant, call.tenant_id = found or (named, None)
-        if not call.principal.may(call.rule.permission, call.tenant or named):
-            raise denied(call.rule.permission, named)
+        rule, principal = call.rule, call.principal
+        found = await self._found(principal, named)
+        call.tenant = found.slug if found else named
+        if not principal.may(rule.permission, call.tenant):
+            raise denied(rule.permission, named)
+        if found is None:
+            return
+        call.tenant_id = found.tenant_id
+        if found.state != "active" and not rule.when_disabled:
+            raise errors.FailedPrecondition(
+                f"tenants/{found.slug} is {found.state}; its admins may enable it",
+                reason="TENANT_DISABLED",
+            )
+        _check_reason(call)
+
+    async def _found(self, principal: Principal, named: str) -> Tenant | None:
+        access = principal.access(named)
+        if access is not None and access.tenant_id is not None:
+            return Tenant(access.tenant, access.tenant_id, access.state)
+        # Whoever acts for the platform may learn that a tenant is absent.
+        return await self._tenants.find(named) if principal.platform else None
+
+
+def _tenant_of(call: Call) -> str:
+    """The tenant that a call names, or its caller's only one; empty for the platform.
+
+    Raises InvalidArgument where it must be named.
+    """
+    rule = call.rule
+    if not rule.tenant_field:
+        return PLATFORM
+    named = tenant_named(field_at(call.message, rule.tenant_field))
+    if named or rule.tenant_optional:
+        return named
+    accesses = list(call.principal.accesses.values())
+    if len(accesses) == 1 and accesses[0].tenant:
+        return accesses[0].tenant
+    raise errors.invalid(rule.tenant_field, "must name a tenant")
+
+
+def _check_reason(call: Call) -> None:
+    """Whoever enters a tenant only by a grant that needs a reason must give one."""
+    permission = call.rule.permission
+    held = [
+        grant for grant in call.principal.grants(call.tenant) if permission in grant.permissions
+    ]
+    if all(grant.needs_reason for grant in held) and not call.reason:
+        raise errors.InvalidArgument(
+            f"acting in tenants/{call.tenant} by {held[0].role} needs a reason: "
+            f"send it as metadata {REASON}, percent-encoded",
+            reason="REASON_REQUIRED",
+        )
 
 
 def denied(permission: str, tenant: str) -> errors.PermissionDenied:
@@ -228,6 +287,17 @@ def is_local(peer: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return False
+
+
+@lru_cache(maxsize=4096)
+def ip_of(address: str) -> IPv4Address | IPv6Address | None:
+    """The address in a text, an IPv4 one that IPv6 carries as itself; None for what is none."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return mapped or found
 
 
 def is_encrypted(auth_context: Mapping[str, Sequence[bytes]]) -> bool:

@@ -38,6 +38,8 @@ class Rule:
     tenant_field: str
     any_caller: bool
     principal_kinds: frozenset[str]
+    tenant_optional: bool
+    when_disabled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ def rule_of(method: MethodDescriptor) -> Rule:
         tenant_field=raw.tenant_field,
         any_caller=raw.any_caller,
         principal_kinds=frozenset(raw.principal_kinds),
+        tenant_optional=raw.tenant_optional,
+        when_disabled=raw.when_disabled,
     )
 
 

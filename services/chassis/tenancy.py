@@ -3,9 +3,51 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Final, Literal
 from uuid import UUID
 
-PLATFORM = ""
+from services.chassis.ids import TENANT_ID
+
+PLATFORM: Final = ""
+ANY_SOURCE: Final = "*"
+
+State = Literal["active", "disabled", "draining"]
+"""A `disabled` tenant is left alone but by its admins; a `draining` one is being deleted."""
+
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant that a name was found to mean."""
+
+    slug: str
+    tenant_id: UUID
+    state: State = "active"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One role a principal was given in one place.
+
+    `kinds` are the kinds of document it may change by it (empty: every kind), `sources` the names
+    it may apply as. Who acts by a grant that `needs_reason` must say why.
+    """
+
+    role: str
+    permissions: frozenset[str]
+    kinds: frozenset[str] = frozenset()
+    sources: frozenset[str] = frozenset({ANY_SOURCE})
+    needs_reason: bool = False
+
+    def may_change(self, permission: str, kind: str, source: str) -> bool:
+        """Whether it lets a document of a kind be changed in a source's name."""
+        return (
+            permission in self.permissions
+            and (not self.kinds or kind in self.kinds)
+            and not self.sources.isdisjoint({source, ANY_SOURCE})
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,27 +56,71 @@ class Access:
 
     tenant: str
     tenant_id: UUID | None
-    role: str
-    permissions: frozenset[str]
+    grants: tuple[Grant, ...]
+    state: State = "active"
+    permissions: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Gather what the grants allow together: it is asked at every call."""
+        held = frozenset[str]().union(*(grant.permissions for grant in self.grants))
+        object.__setattr__(self, "permissions", held)
+
+    @property
+    def role(self) -> str:
+        """The roles' names, for people."""
+        return "+".join(grant.role for grant in self.grants)
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whoever calls, with everything authorisation needs; no secret in it."""
+    """Whoever calls, with everything authorisation needs; no secret in it.
+
+    `session` is what it called with (a key's id, a token's id), and `ranges` the only addresses it
+    may call from (empty: any).
+    """
 
     principal_id: UUID
     kind: str
     display_name: str
     accesses: Mapping[str, Access] = field(default_factory=dict)
     expires_at: datetime | None = None
+    session: str = ""
+    ranges: tuple[Network, ...] = ()
 
-    def access(self, tenant: str) -> Access | None:
-        """The effective access in a tenant by slug; the platform's where it has none of its own."""
-        return self.accesses.get(tenant) or self.accesses.get(PLATFORM)
+    def access(self, named: str) -> Access | None:
+        """Its own access in a tenant, by slug or id."""
+        if not TENANT_ID.fullmatch(named):
+            return self.accesses.get(named)
+        return next((one for one in self.accesses.values() if str(one.tenant_id) == named), None)
 
-    def may(self, permission: str, tenant: str) -> bool:
+    @property
+    def platform(self) -> Access | None:
+        """What it may do in every tenant."""
+        return self.accesses.get(PLATFORM)
+
+    def grants(self, named: str) -> tuple[Grant, ...]:
+        """Every grant that counts in a tenant: its own there, and the platform's."""
+        places = {named, PLATFORM}
+        return tuple(
+            grant
+            for access in map(self.access, places)
+            if access is not None
+            for grant in access.grants
+        )
+
+    def may(self, permission: str, named: str) -> bool:
         """Whether it has a permission in a tenant, by the tenant's grants or the platform's."""
         return any(
             access is not None and permission in access.permissions
-            for access in (self.accesses.get(tenant), self.accesses.get(PLATFORM))
+            for access in (self.access(named), self.platform)
         )
+
+    def may_change(self, permission: str, named: str, kind: str, source: str) -> bool:
+        """Whether it may change a document of a kind in a tenant in a source's name."""
+        return any(grant.may_change(permission, kind, source) for grant in self.grants(named))
+
+    def may_call_from(self, address: IPv4Address | IPv6Address | None) -> bool:
+        """Whether it may call from an address; None is one that is none, such as a socket's."""
+        if not self.ranges:
+            return True
+        return address is not None and any(address in network for network in self.ranges)

@@ -42,8 +42,7 @@ from services.executor.scheduler import Scheduler
 from services.executor.servicers.execution import ExecutionServicer
 from services.executor.servicers.lane import LaneServicer
 from services.executor.settings import ALL_ROLES, PREFIX, Settings
-from services.executor.store import cursor, retention
-from services.executor.store.tenants import TenantFinder
+from services.executor.store import cursor, retention, tenants
 from services.executor.switchboard import Switchboard
 from services.executor.watching import Changes, Watches
 from services.executor.worker import Worker, WorkerLimits
@@ -112,7 +111,7 @@ def _ageing(wired: Wired) -> Callable[[], Awaitable[None]]:
 async def _calls(wired: Wired) -> AsyncIterator[Ports]:
     """The gRPC services."""
     settings, database = wired.settings, wired.database
-    gates = Gates(wired.registry, TenantFinder(database)).in_order()
+    gates = Gates(wired.registry, tenants.finder(database)).in_order()
     listen = Listen(
         settings.listen, settings.certificate, settings.private_key, settings.reuse_port
     )

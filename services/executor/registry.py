@@ -12,7 +12,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from ipaddress import ip_network
+from typing import Final, TypeVar, cast
 from uuid import UUID
 
 import grpc
@@ -217,12 +218,24 @@ def principal(answer: access.AuthenticateResponse) -> tenancy.Principal:
             each.tenant: tenancy.Access(
                 tenant=each.tenant,
                 tenant_id=UUID(each.tenant_uid) if each.tenant_uid else None,
-                role="",
-                permissions=frozenset(each.permissions),
+                grants=tuple(_grant(grant) for grant in each.grants),
+                state=cast("tenancy.State", each.state),
             )
             for each in answer.accesses
         },
         expires_at=answer.expire_time.ToDatetime(UTC) if answer.HasField("expire_time") else None,
+        session=answer.session,
+        ranges=tuple(map(ip_network, answer.address_ranges)),
+    )
+
+
+def _grant(held: access.HeldGrant) -> tenancy.Grant:
+    return tenancy.Grant(
+        held.role,
+        frozenset(held.permissions),
+        frozenset(held.kinds),
+        frozenset(held.sources),
+        held.needs_reason,
     )
 
 

@@ -6,14 +6,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from ipaddress import ip_network
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Final, cast
 from uuid import UUID
 
 from services.chassis.database import Bound, Database, Transaction
 from services.chassis.errors import Unauthenticated
 from services.chassis.ids import uuid7
 from services.chassis.secret import Secret
-from services.chassis.tenancy import PLATFORM, Access, Principal
+from services.chassis.tenancy import PLATFORM, Access, Grant, Principal, State
 from services.registry import keys
 from services.registry.store import access as store
 
@@ -66,6 +69,8 @@ class AccessControl:
         name: str,
         scopes: Sequence[str],
         expires_at: datetime | None = None,
+        address_ranges: Sequence[str] = (),
+        created_by: str = "",
     ) -> Secret:
         """Make a key for a principal (in the system login's transaction); its text is told once."""
         made = keys.new_key(environment, self._pepper)
@@ -76,6 +81,10 @@ class AccessControl:
             name=name,
             digest=made.digest,
             scopes=list(scopes),
+            address_ranges=list(address_ranges),
+            last4=made.last4,
+            metadata={},
+            created_by=created_by,
             expires_at=expires_at,
         )
         return made.text
@@ -87,7 +96,12 @@ class AccessControl:
         async with self._database.system() as transaction:
             row = await transaction.one(store.FIND_KEY, key_id=key_id or "")
             known = hmac.compare_digest(digest, bytes(row.digest) if row else bytes(len(digest)))
-            if row is None or not known or row.revoked_at is not None:
+            if (
+                row is None
+                or not known
+                or row.revoked_at is not None
+                or row.disabled_at is not None
+            ):
                 raise refused()
             return await _principal(transaction, row)
 
@@ -100,25 +114,21 @@ class AccessControl:
 async def add_principal(
     transaction: Transaction, kind: str, display_name: str, platform_role: str | None = None
 ) -> UUID:
-    """Make a principal, with a role in the platform if one is named."""
+    """Make a principal known only by its id, with a role in the platform if one is named."""
     principal_id = uuid7()
     await transaction.run(
-        store.ADD_PRINCIPAL, principal_id=principal_id, kind=kind, display_name=display_name
+        store.ADD_PRINCIPAL,
+        principal_id=principal_id,
+        kind=kind,
+        issuer="",
+        subject=str(principal_id),
+        display_name=display_name,
     )
     if platform_role is not None:
         await transaction.run(
             store.ADD_PLATFORM_GRANT, principal_id=principal_id, role=platform_role
         )
     return principal_id
-
-
-async def add_grant(
-    transaction: Transaction, tenant_id: UUID, principal_id: UUID, role: str
-) -> None:
-    """Give a principal a role in one tenant."""
-    await transaction.run(
-        store.ADD_GRANT, tenant_id=tenant_id, principal_id=principal_id, role=role
-    )
 
 
 def refused(reason: str | None = None) -> Unauthenticated:
@@ -131,16 +141,38 @@ async def _principal(transaction: Transaction, row: Any) -> Principal:
     tenants, platform = await transaction.pipeline(
         [Bound(store.TENANT_GRANTS, asked), Bound(store.PLATFORM_GRANTS, asked)]
     )
-    found = [(grant.slug, grant.tenant_id, grant) for grant in tenants]
-    found += [(PLATFORM, None, grant) for grant in platform]
-    accesses: dict[str, Access] = {}
-    for slug, tenant_id, grant in found:
-        before = accesses.get(slug)
-        permissions = _scoped(frozenset(grant.permissions), row.scopes)
-        roles = grant.role if before is None else f"{before.role}+{grant.role}"
-        held = permissions | (before.permissions if before else frozenset())
-        accesses[slug] = Access(slug, tenant_id, roles, held)
-    return Principal(row.principal_id, row.kind, row.display_name, accesses, row.expires_at)
+    accesses = {
+        slug: _access(list(of), row.scopes) for slug, of in groupby(tenants, attrgetter("slug"))
+    }
+    if platform:
+        accesses[PLATFORM] = Access(PLATFORM, None, _grants(platform, row.scopes))
+    return Principal(
+        row.principal_id,
+        row.kind,
+        row.display_name,
+        accesses,
+        row.expires_at,
+        session=f"key {row.key_id}",
+        ranges=tuple(map(ip_network, row.address_ranges)),
+    )
+
+
+def _access(rows: Sequence[Any], scopes: Sequence[str]) -> Access:
+    first = rows[0]
+    return Access(first.slug, first.tenant_id, _grants(rows, scopes), cast("State", first.state))
+
+
+def _grants(rows: Sequence[Any], scopes: Sequence[str]) -> tuple[Grant, ...]:
+    return tuple(
+        Grant(
+            row.role,
+            _scoped(frozenset(row.permissions), scopes),
+            frozenset(row.kinds),
+            frozenset(row.sources),
+            row.needs_reason,
+        )
+        for row in rows
+    )
 
 
 def _scoped(permissions: frozenset[str], scopes: Sequence[str]) -> frozenset[str]:

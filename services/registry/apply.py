@@ -62,12 +62,14 @@ class Config:
         writer: Writer,
         vault: Vault,
         known: Tenants,
+        log: audit.Log,
     ) -> None:
         self._database = database
         self._drafts = drafts
         self._writer = writer
         self._vault = vault
         self._tenants = known
+        self._log = log
 
     async def plan(self, submission: Submission, tenant_id: UUID | None, caller: Caller) -> Plan:
         """What an apply would do, by the same checks; keeps nothing."""
@@ -92,7 +94,7 @@ class Config:
             found = await self._tenants.find(submission.tenant)
             if found is None:
                 raise
-            return await self._apply(submission, found[1], caller.actor, answer)
+            return await self._apply(submission, found.tenant_id, caller.actor, answer)
 
     async def _apply(
         self, submission: Submission, tenant_id: UUID, actor: audit.Actor, answer: Answer
@@ -134,11 +136,12 @@ class Config:
         plan = draft.plan
         revision = plan.base_revision + bool(plan.changes)
         occasion = audit.Occasion(tenant_id, actor, revision, plan.source, submission.commit)
-        statements = await self._writer.statements(transaction, draft, occasion)
+        statements, events = await self._writer.statements(transaction, draft, occasion)
         half = len(statements) // 2
         await transaction.pipeline(statements[:half])
         HALF_WRITTEN.hit()
         await transaction.pipeline(statements[half:])
+        await self._log.append(transaction, tenant_id, actor, events)
         return Applied(revision, plan)
 
 

@@ -1,12 +1,14 @@
 """Audit events: written in the transaction of the change they tell, masked by schema."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID
 
-from services.chassis.database import Bound, Database
+from services.chassis.database import Bound, Database, Transaction
 from services.chassis.ids import uuid7
 from services.chassis.redaction import SECRET_NAME, redact
+from services.chassis.rules import Risk
 from services.chassis.secret import MASK
 from services.registry.plan import NOTHING, Change, FieldChange, top_field
 from services.registry.store import audit as store
@@ -14,6 +16,8 @@ from services.registry.wanted import SECRET_VALUES
 
 LAST: Final = UUID(int=2**128 - 1)
 SHOWN: Final = 12
+
+Outcome = Literal["done", "refused", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,39 @@ class Actor:
     address: str
     user_agent: str
     request_id: str
+    session: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that was done, refused or failed; what came from a file says where it stood.
+
+    `object_id` is that of the thing itself where it has one.
+    """
+
+    action: str
+    kind: str
+    object: str
+    object_id: UUID
+    risk: Risk
+    fields: Sequence[FieldChange] = ()
+    outcome: Outcome = "done"
+    revision: int = 0
+    source: str = ""
+    commit: str = ""
+    file: str = ""
+    line: int = 0
+
+
+class Log:
+    """Appends events in the transaction of what they tell, as its last statements."""
+
+    async def append(
+        self, transaction: Transaction, tenant_id: UUID, actor: Actor, events: Sequence[Event]
+    ) -> None:
+        """Append to a tenant's log."""
+        await transaction.pipeline([_appending(tenant_id, actor, event) for event in events])
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +76,26 @@ class Occasion:
     source: str
     commit: str
 
+    def event(self, change: Change, object_id: UUID) -> Event:
+        """What tells one change."""
+        return Event(
+            action=change.action,
+            kind=change.after.kind,
+            object=change.after.name,
+            object_id=object_id,
+            risk=change.risk,
+            fields=change.fields,
+            revision=self.revision,
+            source=self.source,
+            commit=self.commit,
+            file=change.declared.file,
+            line=change.declared.line,
+        )
 
-def telling(occasion: Occasion, change: Change, object_id: UUID) -> Bound:
-    """What tells one change."""
-    actor = occasion.actor
-    event = {
-        "tenant_id": occasion.tenant_id,
+
+def _appending(tenant_id: UUID, actor: Actor, event: Event) -> Bound:
+    row = {
+        "tenant_id": tenant_id,
         "id": uuid7(),
         "actor_id": actor.principal_id,
         "actor_kind": actor.kind,
@@ -52,20 +103,20 @@ def telling(occasion: Occasion, change: Change, object_id: UUID) -> Bound:
         "actor_role": actor.role,
         "address": actor.address,
         "user_agent": actor.user_agent,
-        "action": change.action,
-        "kind": change.after.kind,
-        "object": change.after.name,
-        "object_id": object_id,
-        "fields": store.as_fields([_masked(field) for field in change.fields]),
-        "risk": int(change.risk),
-        "revision": occasion.revision,
+        "action": event.action,
+        "kind": event.kind,
+        "object": event.object,
+        "object_id": event.object_id,
+        "fields": store.as_fields([_masked(field) for field in event.fields]),
+        "risk": int(event.risk),
+        "revision": event.revision,
         "request_id": actor.request_id,
-        "source": occasion.source,
-        "commit": occasion.commit,
-        "file": change.declared.file,
-        "line": change.declared.line,
+        "source": event.source,
+        "commit": event.commit,
+        "file": event.file,
+        "line": event.line,
     }
-    return Bound(store.APPEND, event)
+    return Bound(store.APPEND, row)
 
 
 class Audit:

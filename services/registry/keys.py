@@ -30,6 +30,7 @@ class NewKey:
     key_id: str
     text: Secret
     digest: bytes
+    last4: str
 
 
 def new_key(environment: str, pepper: Secret) -> NewKey:
@@ -37,7 +38,7 @@ def new_key(environment: str, pepper: Secret) -> NewKey:
     key_id = _random(ID_LENGTH)
     body = f"tnk_{environment}_{key_id}_{_random(SECRET_LENGTH)}"
     text = f"{body}_{_crc(body)}"
-    return NewKey(key_id, Secret(text), digest(text, pepper))
+    return NewKey(key_id, Secret(text), digest(text, pepper), text[-4:])
 
 
 def key_id_of(text: str) -> str | None:

@@ -25,7 +25,7 @@ from services.chassis.settings import SettingsError
 from services.providers.catalog import Catalog
 from services.registry.access import AccessControl
 from services.registry.apply import Config
-from services.registry.audit import Audit
+from services.registry.audit import Audit, Log
 from services.registry.credentials import Credentials
 from services.registry.drafts import Drafts
 from services.registry.feed import Feed
@@ -83,7 +83,8 @@ def services_of(
     credentials = Credentials(database, vault)
     catalog = Catalog.load()
     drafts, writer = Drafts(catalog, SCHEMAS, vault), Writer(catalog, credentials)
-    config = Config(database, drafts, writer, vault, tenants)
+    log = Log()
+    config = Config(database, drafts, writer, vault, tenants, log)
     config_servicer = ConfigServicer(config, Snapshots(database), feed, tenants)
     keepers = (
         (tenant_service_pb2, "TenantService", TenantServicer(tenants)),

@@ -26,7 +26,7 @@ from services.chassis.redaction import remember
 from services.chassis.rules import schema_of
 from services.chassis.secret import Secret
 from services.chassis.strict_json import whole
-from services.chassis.tenancy import PLATFORM, Access, Principal
+from services.chassis.tenancy import PLATFORM, Access, Grant, Principal
 from services.registry import audit
 from services.registry.apply import Applied, Caller
 from services.registry.credentials import Resolved
@@ -129,15 +129,16 @@ def from_complete(one: Complete) -> wanted_pb2.Resource:
 def caller_of(call: Call) -> Caller:
     """Who acts, for the audit log, and whether they may make tenants."""
     principal = call.principal
-    access = principal.access(call.tenant)
     actor = audit.Actor(
         principal.principal_id,
         principal.kind,
         principal.display_name,
-        access.role if access else "",
+        call.role,
         call.address,
         call.user_agent,
         call.request_id,
+        principal.session,
+        call.reason,
     )
     return Caller(actor, may_create=principal.may("tenants.create", PLATFORM))
 
@@ -293,14 +294,27 @@ def authenticated_message(principal: Principal) -> access_pb2.AuthenticateRespon
             access_pb2.Access(
                 tenant=access.tenant,
                 tenant_uid=str(access.tenant_id or ""),
-                permissions=sorted(access.permissions),
+                state=access.state,
+                grants=[_held(grant) for grant in access.grants],
             )
             for access in principal.accesses.values()
         ],
+        session=principal.session,
+        address_ranges=map(str, principal.ranges),
     )
     if principal.expires_at is not None:
         answer.expire_time.FromDatetime(principal.expires_at)
     return answer
+
+
+def _held(grant: Grant) -> access_pb2.HeldGrant:
+    return access_pb2.HeldGrant(
+        role=grant.role,
+        permissions=sorted(grant.permissions),
+        kinds=sorted(grant.kinds),
+        sources=sorted(grant.sources),
+        needs_reason=grant.needs_reason,
+    )
 
 
 def audit_message(tenant: str, row: Any) -> audit_pb2.AuditEvent:

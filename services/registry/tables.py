@@ -73,7 +73,11 @@ principals = Table(
     metadata,
     _id("principal_id", key=True),
     _text("kind"),
+    _text("issuer"),
+    _text("subject"),
     _text("display_name"),
+    _text("email"),
+    _moment("disabled_at", nullable=True),
     _moment("created_at"),
 )
 
@@ -82,6 +86,7 @@ roles = Table(
     metadata,
     Column("role", Text, primary_key=True),
     Column("level", SmallInteger, nullable=False),
+    Column("needs_reason", Boolean, nullable=False),
     _text("description"),
 )
 
@@ -101,16 +106,28 @@ platform_grants = Table(
     metadata,
     _id("principal_id", key=True),
     Column("role", Text, primary_key=True),
+    Column("kinds", ARRAY(Text), nullable=False),
+    Column("sources", ARRAY(Text), nullable=False),
+    _text("created_by"),
     _moment("created_at"),
 )
 
-grants = Table(
-    "grants",
-    metadata,
-    _id("tenant_id", key=True),
-    _id("principal_id", key=True),
-    Column("role", Text, primary_key=True),
-    _moment("created_at"),
+tenant_roles = _wanted(
+    "tenant_roles",
+    "role_id",
+    _text("description"),
+    Column("permissions", ARRAY(Text), nullable=False),
+)
+
+role_bindings = _wanted(
+    "role_bindings",
+    "binding_id",
+    _text("role"),
+    _text("principal_kind"),
+    _text("issuer"),
+    _text("subject"),
+    Column("kinds", ARRAY(Text), nullable=False),
+    Column("sources", ARRAY(Text), nullable=False),
 )
 
 api_keys = Table(
@@ -121,8 +138,15 @@ api_keys = Table(
     _text("name"),
     Column("digest", LargeBinary, nullable=False),
     Column("scopes", ARRAY(Text), nullable=False),
+    Column("address_ranges", ARRAY(Text), nullable=False),
+    _text("last4"),
+    Column("metadata", JSONB, nullable=False),
+    _text("created_by"),
     _moment("expires_at", nullable=True),
     _moment("revoked_at", nullable=True),
+    _text("revoked_by"),
+    _text("revoke_reason"),
+    _moment("last_used_at", nullable=True),
     _moment("created_at"),
 )
 
@@ -140,6 +164,7 @@ tenants = Table(
     _id("tenant_id", key=True),
     _text("slug"),
     _text("display_name"),
+    _text("state"),
     Column("enabled", Boolean, nullable=False),
     Column("limits", JSONB, nullable=False),
     Column("labels", JSONB, nullable=False),

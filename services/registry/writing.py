@@ -34,23 +34,23 @@ class Writer:
 
     async def statements(
         self, transaction: Transaction, draft: Draft, occasion: audit.Occasion
-    ) -> list[Bound]:
-        """All that a draft leaves: objects, secrets, audit events, ownership, revision, feed."""
-        plan, statements = draft.plan, list[Bound]()
+    ) -> tuple[list[Bound], list[audit.Event]]:
+        """What a draft leaves (objects, secrets, ownership, revision, feed), and what tells it."""
+        plan, statements, events = draft.plan, list[Bound](), list[audit.Event]()
         if plan.changes:
             tenant_id = occasion.tenant_id
             keyring = await self._credentials.keyring(transaction, tenant_id)
             within = _Within(occasion, _allot(draft, tenant_id), keyring)
             for change in plan.changes:
                 statements += self._change(change, within)
-                statements.append(audit.telling(occasion, change, within.ids[change.after.key]))
+                events.append(occasion.event(change, within.ids[change.after.key]))
             statements += revisions.adding(occasion, plan)
         for one in draft.declared:
             owners = draft.ownership.get(one.key, {})
             statements += revisions.owning(
                 occasion.tenant_id, one.key, owners, plan.source, frozenset(one.fields)
             )
-        return statements
+        return statements, events
 
     def _change(self, change: Change, within: _Within) -> Iterator[Bound]:
         one, new = change.after, change.action == "create"

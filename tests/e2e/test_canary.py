@@ -107,7 +107,7 @@ class Stage:
             ):
                 self.tenon(*command, "--output", output)
         key = Secret(self.family.deployment.owner_key.read_text())
-        with open_sync_channel(self.family.registry, key=key) as channel:
+        with open_sync_channel(self.family.registry, key=key, reason="a test") as channel:
             config = config_service_pb2_grpc.ConfigServiceStub(channel)
             asked = config_service_pb2.GetSnapshotRequest(name="tenants/acme")
             parts = list(config.GetSnapshot(asked, timeout=CALL_S))

@@ -57,7 +57,7 @@ def owner(family: Family) -> Secret:
 
 def executions_of(family: Family, key: Secret) -> list[str]:
     """The first tenant's executions, asked of the executor."""
-    with open_sync_channel(family.executor, key=key) as channel:
+    with open_sync_channel(family.executor, key=key, reason="a test") as channel:
         stub = execution_service_pb2_grpc.ExecutionServiceStub(channel)
         request = execution_service_pb2.ListExecutionsRequest(parent="tenants/acme")
         return [one.name for one in stub.ListExecutions(request, timeout=CALL_S).executions]

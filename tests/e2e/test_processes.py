@@ -105,7 +105,7 @@ def owner(family: Family) -> Secret:
 
 def run_waited_for(family: Family) -> Any:
     """The end of a run that its caller waits for, over a channel of its own."""
-    with open_sync_channel(family.executor, key=owner(family)) as channel:
+    with open_sync_channel(family.executor, key=owner(family), reason="a test") as channel:
         stub = stubs.ExecutionServiceStub(channel)
         request = pb.RunConnectorRequest(name="tenants/acme/connectors/triage")
         request.input.update({"anything": "at all"})

@@ -96,7 +96,7 @@ def ask(
 ) -> Answer:
     """What one call answers: its messages, or its status with every detail."""
     target = family.registry if service == "registry" else family.executor
-    with open_sync_channel(target, key=key) as channel:
+    with open_sync_channel(target, key=key, reason="a test") as channel:
         ways = (
             "stream" if many else "unary"
             for many in (method.client_streaming, method.server_streaming)

@@ -43,7 +43,7 @@ class Bench:
             pb2.ApplyConfigRequest(chunk=pb2.ConfigChunk(resources=resources)),
         ]
         key = Secret(self.family.deployment.owner_key.read_text())
-        with open_sync_channel(self.family.registry, key=key) as channel:
+        with open_sync_channel(self.family.registry, key=key, reason="a test") as channel:
             stub = config_service_pb2_grpc.ConfigServiceStub(channel)
             return stub.ApplyConfig(iter(parts), timeout=APPLY_S)
 

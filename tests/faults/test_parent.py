@@ -74,6 +74,7 @@ def example(user: Account, state: Path, where: dict[str, Any], command: str) -> 
         "config/examples/acme/tenant.yaml",
         TENON_REGISTRY=where["registry"],
         TENON_KEY_FILE=str(state / "owner.key"),
+        TENON_REASON="a test",
     )
     return done.returncode
 

@@ -32,7 +32,7 @@ from services.chassis.secret import Secret
 from services.chassis.server import Listen, Service, serving
 from services.chassis.status import from_rpc_error
 from services.chassis.telemetry import current_ids
-from services.chassis.tenancy import Access, Principal
+from services.chassis.tenancy import Access, Grant, Principal, Tenant
 
 KEY = Secret("tnk_test_good")
 TENANTS = pb2.DESCRIPTOR.services_by_name["TenantService"]
@@ -47,11 +47,11 @@ class Known:
     async def authenticate(self, credential: str) -> Principal:
         if credential != KEY.reveal_text():
             raise errors.Unauthenticated("the credential is not valid")
-        access = Access("acme", ACME, "VIEWER", frozenset({"tenants.read"}))
+        access = Access("acme", ACME, (Grant("VIEWER", frozenset({"tenants.read"})),))
         return Principal(UUID(int=1), "user", "somebody", {"acme": access})
 
-    async def find(self, slug_or_id: str) -> tuple[str, UUID] | None:
-        return ("acme", ACME) if slug_or_id == "acme" else None
+    async def find(self, slug_or_id: str) -> Tenant | None:
+        return Tenant("acme", ACME) if slug_or_id == "acme" else None
 
 
 @dataclass

@@ -21,13 +21,20 @@ GLOBAL = {
         CREATE TABLE registry.principals (
             principal_id uuid PRIMARY KEY,
             kind text NOT NULL CHECK (kind IN ('user', 'service', 'source')),
+            -- Who says so: a token's issuer, `mtls`, or nobody but us.
+            issuer text NOT NULL,
+            subject text NOT NULL,
             display_name text NOT NULL,
-            created_at timestamptz NOT NULL DEFAULT now()
+            email text NOT NULL DEFAULT '',
+            disabled_at timestamptz,
+            created_at timestamptz NOT NULL DEFAULT now(),
+            CONSTRAINT principals_identity_key UNIQUE (kind, issuer, subject)
         )""",
     "registry.roles": """
         CREATE TABLE registry.roles (
             role text PRIMARY KEY,
             level smallint NOT NULL UNIQUE,
+            needs_reason boolean NOT NULL,
             description text NOT NULL
         )""",
     "registry.permissions": """
@@ -45,6 +52,9 @@ GLOBAL = {
         CREATE TABLE registry.platform_grants (
             principal_id uuid NOT NULL REFERENCES registry.principals,
             role text NOT NULL REFERENCES registry.roles,
+            kinds text[] NOT NULL DEFAULT '{}',
+            sources text[] NOT NULL DEFAULT '{*}',
+            created_by text NOT NULL DEFAULT '',
             created_at timestamptz NOT NULL DEFAULT now(),
             PRIMARY KEY (principal_id, role)
         )""",
@@ -55,8 +65,15 @@ GLOBAL = {
             name text NOT NULL,
             digest bytea NOT NULL,
             scopes text[] NOT NULL,
+            address_ranges text[] NOT NULL,
+            last4 text NOT NULL,
+            metadata jsonb NOT NULL,
+            created_by text NOT NULL,
             expires_at timestamptz,
-            revoked_at timestamptz,
+            revoked_at timestamptz CHECK (revoked_at >= created_at),
+            revoked_by text NOT NULL DEFAULT '',
+            revoke_reason text NOT NULL DEFAULT '',
+            last_used_at timestamptz,
             created_at timestamptz NOT NULL DEFAULT now()
         )""",
     "registry.key_versions": """
@@ -88,6 +105,7 @@ TENANT: dict[str, tuple[str, str]] = {
             slug text NOT NULL CONSTRAINT tenants_slug_key UNIQUE
                 CHECK (slug ~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'),
             display_name text NOT NULL,
+            state text NOT NULL CHECK (state IN ('active', 'draining', 'purged')),
             enabled boolean NOT NULL,
             limits jsonb NOT NULL,
             labels jsonb NOT NULL,
@@ -106,15 +124,35 @@ TENANT: dict[str, tuple[str, str]] = {
             reported_at timestamptz NOT NULL DEFAULT now()
         )""",
     ),
-    "registry.grants": (
-        "SELECT",
-        """
-        CREATE TABLE registry.grants (
+    "registry.tenant_roles": (
+        "SELECT, INSERT, UPDATE, DELETE",
+        f"""
+        CREATE TABLE registry.tenant_roles (
             tenant_id uuid NOT NULL REFERENCES registry.tenants,
-            principal_id uuid NOT NULL REFERENCES registry.principals,
-            role text NOT NULL REFERENCES registry.roles,
-            created_at timestamptz NOT NULL DEFAULT now(),
-            PRIMARY KEY (tenant_id, principal_id, role)
+            role_id uuid NOT NULL,
+            {OBJECT}
+            description text NOT NULL,
+            permissions text[] NOT NULL,
+            PRIMARY KEY (tenant_id, role_id),
+            CONSTRAINT tenant_roles_name_key UNIQUE (tenant_id, name)
+        )""",
+    ),
+    "registry.role_bindings": (
+        "SELECT, INSERT, UPDATE, DELETE",
+        f"""
+        CREATE TABLE registry.role_bindings (
+            tenant_id uuid NOT NULL REFERENCES registry.tenants,
+            binding_id uuid NOT NULL,
+            {OBJECT}
+            -- A built-in role in capitals, or one of the tenant's own by name.
+            role text NOT NULL,
+            principal_kind text NOT NULL CHECK (principal_kind IN ('user', 'service', 'source')),
+            issuer text NOT NULL,
+            subject text NOT NULL,
+            kinds text[] NOT NULL,
+            sources text[] NOT NULL,
+            PRIMARY KEY (tenant_id, binding_id),
+            CONSTRAINT role_bindings_name_key UNIQUE (tenant_id, name)
         )""",
     ),
     "registry.data_keys": (
@@ -336,7 +374,11 @@ TENANT: dict[str, tuple[str, str]] = {
 
 INDEXES = (
     # Authentication gathers one principal's grants over all tenants.
-    "CREATE INDEX grants_principal ON registry.grants (principal_id)",
+    (
+        "CREATE INDEX role_bindings_subject "
+        "ON registry.role_bindings (principal_kind, issuer, subject)"
+    ),
+    "CREATE INDEX api_keys_principal ON registry.api_keys (principal_id)",
     # The feed is read in the order in which transactions become visible.
     "CREATE INDEX feed_position ON registry.feed (xid, seq)",
     "CREATE INDEX request_answers_age ON registry.request_answers (tenant_id, created_at)",
@@ -347,8 +389,11 @@ ROLES = {
     "MANAGER": (2, "Reads, runs, plans and reports"),
     "ADMIN": (3, "Does everything in a tenant"),
     "SUPER_ADMIN": (4, "Does everything in every tenant, and makes tenants"),
+    "CONFIG_SOURCE": (50, "Plans and applies configuration, and makes tenants by it"),
     "EXECUTOR": (100, "The executor service itself"),
 }
+# In every tenant, one a call, and each time with a reason.
+NEEDS_REASON = frozenset({"SUPER_ADMIN"})
 READ = (
     *("tenants.read", "integrations.read", "credentials.read", "config.read", "executions.read"),
     "lanes.read",
@@ -360,6 +405,13 @@ GRANTED = {
     "MANAGER": MANAGE,
     "ADMIN": ADMINISTER,
     "SUPER_ADMIN": (*ADMINISTER, "tenants.create", "providers.switch"),
+    "CONFIG_SOURCE": (
+        "tenants.read",
+        "tenants.create",
+        "config.read",
+        "config.plan",
+        "config.apply",
+    ),
     "EXECUTOR": (
         "config.read",
         "feed.watch",
@@ -411,7 +463,10 @@ def downgrade() -> None:
 
 def _seed_roles() -> None:
     for role, (level, description) in ROLES.items():
-        op.execute(f"INSERT INTO registry.roles VALUES ('{role}', {level}, $${description}$$)")
+        op.execute(
+            f"INSERT INTO registry.roles VALUES "
+            f"('{role}', {level}, {role in NEEDS_REASON}, $${description}$$)"
+        )
     for permission, description in PERMISSIONS.items():
         op.execute(f"INSERT INTO registry.permissions VALUES ('{permission}', $${description}$$)")
     for role, permissions in GRANTED.items():

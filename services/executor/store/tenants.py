@@ -8,6 +8,8 @@ from sqlalchemy import Uuid, bindparam, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from services.chassis.database import Database, Statement, Transaction
+from services.chassis.tenancy import Tenant
+from services.chassis.tenants import TenantFinder
 from services.executor.tables import TENANTS
 
 
@@ -94,18 +96,13 @@ def _as_id(text: str) -> UUID | None:
         return None
 
 
-class TenantFinder:
-    """Finds the tenant a call names; a slug is never used again, so what was found stays true."""
+def finder(database: Database) -> TenantFinder:
+    """Finds the tenants that calls name among the projected ones."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._found: dict[str, tuple[str, UUID]] = {}
+    async def load(slug_or_id: str) -> Tenant | None:
+        found = await find(database, slug_or_id)
+        if found is None:
+            return None
+        return Tenant(found.slug, found.tenant_id, "active" if found.enabled else "disabled")
 
-    async def find(self, slug_or_id: str) -> tuple[str, UUID] | None:
-        """Its slug and id."""
-        if slug_or_id not in self._found:
-            found = await find(self._database, slug_or_id)
-            if found is None:
-                return None
-            self._found[slug_or_id] = (found.slug, found.tenant_id)
-        return self._found[slug_or_id]
+    return TenantFinder(load)

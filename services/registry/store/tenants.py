@@ -4,24 +4,33 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Text, bindparam, func, insert, or_, select, update
+from sqlalchemy import Text, bindparam, case, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.sql.elements import ColumnElement
 
 from services.chassis.database import Bound, Database, Statement, Transaction
 from services.chassis.ids import TENANT_ID
+from services.chassis.tenancy import Tenant
+from services.chassis.tenants import TenantFinder
 from services.registry import tables as t
 from services.registry.wanted import ANNOTATIONS, LABELS, Complete
 
 _T = t.tenants.c
 _STATUS = t.tenant_status.c
 
-FIND_SLUG = Statement(
-    select(_T.slug, _T.tenant_id).where(_T.slug == bindparam("named", type_=Text))
-)
-FIND_ID = Statement(
-    select(_T.slug, _T.tenant_id).where(_T.tenant_id == bindparam("named", type_=_T.tenant_id.type))
-)
+
+def state_of(tenants: Any) -> ColumnElement[str]:
+    """A tenant's state as callers meet it."""
+    return case(
+        (tenants.state != "active", tenants.state), (tenants.enabled, "active"), else_="disabled"
+    )
+
+
+# A tenant that is purged is no more; its row only keeps the slug from being used again.
+_FIND = select(_T.slug, _T.tenant_id, state_of(_T).label("state")).where(_T.state != "purged")
+FIND_SLUG = Statement(_FIND.where(_T.slug == bindparam("named", type_=Text)))
+FIND_ID = Statement(_FIND.where(_T.tenant_id == bindparam("named", type_=_T.tenant_id.type)))
 # Rows that refer to the tenant may still be added meanwhile, such as what is projected.
 LOCK = Statement(
     select(t.tenants).where(_T.tenant_id == bindparam("tenant_id")).with_for_update(key_share=True)
@@ -82,23 +91,21 @@ REPORT = Statement(
 
 
 class Tenants:
-    """Finds tenants; a slug is never used again, so what was found stays true."""
+    """Finds, reads and reports on tenants."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._found: dict[str, tuple[str, UUID]] = {}
+        self._finder = TenantFinder(self._load)
 
-    async def find(self, slug_or_id: str) -> tuple[str, UUID] | None:
-        """Its slug and id, by either."""
-        known = self._found.get(slug_or_id)
-        if known is not None:
-            return known
+    async def find(self, slug_or_id: str) -> Tenant | None:
+        """A tenant by slug or id."""
+        return await self._finder.find(slug_or_id)
+
+    async def _load(self, slug_or_id: str) -> Tenant | None:
         async with self._database.system() as transaction:
             statement = FIND_ID if TENANT_ID.fullmatch(slug_or_id) else FIND_SLUG
             row = await transaction.one(statement, named=slug_or_id)
-        if row is None:
-            return None
-        return self._found.setdefault(slug_or_id, (row.slug, row.tenant_id))
+        return Tenant(*row) if row is not None else None
 
     async def get(self, tenant_id: UUID) -> Any:
         """Its row, with the projected revision."""
@@ -149,5 +156,6 @@ def writing(tenant_id: UUID, one: Complete, *, new: bool) -> Bound:
         "annotations": one.fields[ANNOTATIONS],
     }
     if new:
-        return Bound(INSERT, {**row, "tenant_id": tenant_id, "slug": one.name, "revision": 0})
+        made = {"tenant_id": tenant_id, "slug": one.name, "revision": 0, "state": "active"}
+        return Bound(INSERT, {**row, **made})
     return Bound(UPDATE, {**row, "the_tenant_id": tenant_id})

@@ -120,8 +120,9 @@ class RunningRegistry:
     async def tenant_id(self, slug: str) -> UUID:
         return UUID((await self.tenant(slug)).uid)
 
-    def _authorization(self) -> tuple[tuple[str, str]]:
-        return (("authorization", f"Bearer {self.owner_key.reveal_text()}"),)
+    def _authorization(self) -> tuple[tuple[str, str], ...]:
+        key = self.owner_key.reveal_text()
+        return (("authorization", f"Bearer {key}"), ("x-tenon-reason", "a%20test"))
 
     async def _observe(self, call: Call) -> None:
         self.calls[call.rule.method.rpartition("/")[2]] += 1

@@ -529,5 +529,5 @@ async def test_limits_go_from_yaml_through_plan_and_apply_into_the_lanes(
 def _command(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser()
     cli.register(parser.add_subparsers())
-    args = parser.parse_args(words)
+    args = parser.parse_args([*words, "--reason", "a test"])
     return int(args.run(args))

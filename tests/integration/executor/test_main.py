@@ -82,7 +82,7 @@ async def test_it_serves_projects_authenticates_and_stops_when_told(
     async with aiohttp.ClientSession() as session, session.get(healthz) as answer:
         assert answer.status == 200
     target = f"127.0.0.1:{ready['grpc']}"
-    async with open_channel(target, key=registry_service.owner_key) as channel:
+    async with open_channel(target, key=registry_service.owner_key, reason="a test") as channel:
         checks: health_pb2_grpc.HealthAsyncStub = health_pb2_grpc.HealthStub(channel)
         checked = await checks.Check(health_pb2.HealthCheckRequest(), timeout=5)
         assert checked.status == health_pb2.HealthCheckResponse.SERVING

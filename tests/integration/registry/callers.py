@@ -22,9 +22,10 @@ from services.chassis.database import Database
 from services.chassis.errors import TenonError
 from services.chassis.secret import Secret
 from services.chassis.status import from_rpc_error
-from services.registry.access import AccessControl, add_grant, add_principal
+from services.registry.access import AccessControl, add_principal
 from services.registry.feed import Feed
 from services.registry.store.tenants import Tenants
+from tests.grants import grant
 
 
 @dataclass
@@ -51,16 +52,17 @@ class Registry:
         async with self.database.system() as transaction:
             name = f"{role} of {tenant or 'all'}"
             principal = await add_principal(transaction, kind, name, None if tenant else role)
-            if tenant:
-                await add_grant(transaction, await self.tenant_id(tenant), principal, role)
-            return await self.access.issue(
+            key = await self.access.issue(
                 transaction, "test", principal, "test", scopes, expires_at
             )
+        if tenant:
+            await grant(self.database, await self.tenant_id(tenant), kind, principal, role)
+        return key
 
     async def tenant_id(self, slug: str) -> UUID:
         found = await self.tenants.find(slug)
         assert found is not None
-        return found[1]
+        return found.tenant_id
 
 
 class Caller:

@@ -48,6 +48,7 @@ async def calling(registry: Registry) -> AsyncIterator[Calls]:
             channel = open_channel(
                 registry.target,
                 key=await registry.key(role, tenant, **key),  # type: ignore[arg-type]
+                reason="a test",
             )
             return Caller(await channels.enter_async_context(channel))
 

@@ -54,7 +54,7 @@ async def test_without_a_tenant_no_table_has_a_row(
             for table in tenant_tables:
                 assert await count(raw, table) == 0, table
     empty = {table for table in tenant_tables if not await count(rows, table)}
-    assert empty == {"grants", "tenant_status"}
+    assert empty == {"role_bindings", "tenant_roles", "tenant_status"}
 
 
 async def test_within_a_tenant_another_ones_rows_cannot_be_read_or_written(
@@ -62,6 +62,12 @@ async def test_within_a_tenant_another_ones_rows_cannot_be_read_or_written(
 ) -> None:
     mine, other = await registry.tenant_id("acme"), await registry.tenant_id("globex")
     await registry.key("ADMIN", "globex")
+    await rows.execute(
+        "INSERT INTO registry.tenant_roles (tenant_id, role_id, name, labels, annotations,"
+        " revision, description, permissions)"
+        " VALUES (%s, gen_random_uuid(), 'reader', '{}', '{}', 1, '', '{tenants.read}')",
+        [other],
+    )
     await registry.tenants.report(other, 1)
     async with raw:
         await raw.execute(SETTING, [str(mine)])
@@ -113,7 +119,7 @@ async def test_the_login_cannot_make_itself_more(raw: Rows) -> None:
             "SELECT * FROM registry.api_keys",
             "SELECT * FROM registry.platform_grants",
             "SELECT * FROM registry.key_versions",
-            "INSERT INTO registry.grants SELECT * FROM registry.grants",
+            "INSERT INTO registry.platform_grants SELECT * FROM registry.platform_grants",
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 await raw.execute(statement)

@@ -66,6 +66,8 @@ class Rule(_message.Message):
     TENANT_FIELD_FIELD_NUMBER: _builtins.int
     ANY_CALLER_FIELD_NUMBER: _builtins.int
     PRINCIPAL_KINDS_FIELD_NUMBER: _builtins.int
+    TENANT_OPTIONAL_FIELD_NUMBER: _builtins.int
+    WHEN_DISABLED_FIELD_NUMBER: _builtins.int
     permission: _builtins.str
     """The permission the caller needs, such as `integrations.read`.
     Empty only together with `any_caller`.
@@ -78,6 +80,10 @@ class Rule(_message.Message):
     """
     any_caller: _builtins.bool
     """Whoever is authenticated may call; the answer is about the caller alone."""
+    tenant_optional: _builtins.bool
+    """The tenant field may be empty: the call then belongs to the platform."""
+    when_disabled: _builtins.bool
+    """Works in a tenant that is disabled or on its way out; every other RPC is refused there."""
     @_builtins.property
     def principal_kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these kinds of principal may call (`service`, for instance). Empty: every kind."""
@@ -90,10 +96,12 @@ class Rule(_message.Message):
         tenant_field: _builtins.str = ...,
         any_caller: _builtins.bool = ...,
         principal_kinds: _abc.Iterable[_builtins.str] | None = ...,
+        tenant_optional: _builtins.bool = ...,
+        when_disabled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_caller", b"any_caller", "permission", b"permission", "principal_kinds", b"principal_kinds", "risk", b"risk", "tenant_field", b"tenant_field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_caller", b"any_caller", "permission", b"permission", "principal_kinds", b"principal_kinds", "risk", b"risk", "tenant_field", b"tenant_field", "tenant_optional", b"tenant_optional", "when_disabled", b"when_disabled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tenon.options.v1 import rule_pb2 as tenon_dot_options_dot_v1_dot_rule__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tenon/registry/v1/access_service.proto\x12\x11tenon.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\"\x0f\n\rWhoAmIRequest\"k\n\x0eWhoAmIResponse\x12/\n\tprincipal\x18\x01 \x01(\x0b\x32\x1c.tenon.registry.v1.Principal\x12(\n\x06grants\x18\x02 \x03(\x0b\x32\x18.tenon.registry.v1.Grant\"<\n\tPrincipal\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\"%\n\x05Grant\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\"<\n\x16\x43heckPermissionRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x12\n\npermission\x18\x02 \x01(\t\"*\n\x17\x43heckPermissionResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\".\n\x13\x41uthenticateRequest\x12\x17\n\ncredential\x18\x01 \x01(\tB\x03\x80\x01\x01\"\xa5\x01\n\x14\x41uthenticateResponse\x12/\n\tprincipal\x18\x01 \x01(\x0b\x32\x1c.tenon.registry.v1.Principal\x12+\n\x08\x61\x63\x63\x65sses\x18\x02 \x03(\x0b\x32\x19.tenon.registry.v1.Access\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"A\n\x06\x41\x63\x63\x65ss\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x12\n\ntenant_uid\x18\x02 \x01(\t\x12\x13\n\x0bpermissions\x18\x03 \x03(\t2\xe8\x02\n\rAccessService\x12W\n\x06WhoAmI\x12 .tenon.registry.v1.WhoAmIRequest\x1a!.tenon.registry.v1.WhoAmIResponse\"\x08\xca\xf3\x18\x04\x10\x01 \x01\x12r\n\x0f\x43heckPermission\x12).tenon.registry.v1.CheckPermissionRequest\x1a*.tenon.registry.v1.CheckPermissionResponse\"\x08\xca\xf3\x18\x04\x10\x01 \x01\x12\x89\x01\n\x0c\x41uthenticate\x12&.tenon.registry.v1.AuthenticateRequest\x1a\'.tenon.registry.v1.AuthenticateResponse\"(\xca\xf3\x18$\n\x17principals.authenticate\x10\x03*\x07serviceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tenon/registry/v1/access_service.proto\x12\x11tenon.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\"\x0f\n\rWhoAmIRequest\"k\n\x0eWhoAmIResponse\x12/\n\tprincipal\x18\x01 \x01(\x0b\x32\x1c.tenon.registry.v1.Principal\x12(\n\x06grants\x18\x02 \x03(\x0b\x32\x18.tenon.registry.v1.Grant\"<\n\tPrincipal\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\"%\n\x05Grant\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\"<\n\x16\x43heckPermissionRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x12\n\npermission\x18\x02 \x01(\t\"*\n\x17\x43heckPermissionResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\".\n\x13\x41uthenticateRequest\x12\x17\n\ncredential\x18\x01 \x01(\tB\x03\x80\x01\x01\"\xce\x01\n\x14\x41uthenticateResponse\x12/\n\tprincipal\x18\x01 \x01(\x0b\x32\x1c.tenon.registry.v1.Principal\x12+\n\x08\x61\x63\x63\x65sses\x18\x02 \x03(\x0b\x32\x19.tenon.registry.v1.Access\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07session\x18\x04 \x01(\t\x12\x16\n\x0e\x61\x64\x64ress_ranges\x18\x05 \x03(\t\"i\n\x06\x41\x63\x63\x65ss\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x12\n\ntenant_uid\x18\x02 \x01(\t\x12,\n\x06grants\x18\x03 \x03(\x0b\x32\x1c.tenon.registry.v1.HeldGrant\x12\r\n\x05state\x18\x04 \x01(\t\"d\n\tHeldGrant\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x03(\t\x12\r\n\x05kinds\x18\x03 \x03(\t\x12\x0f\n\x07sources\x18\x04 \x03(\t\x12\x14\n\x0cneeds_reason\x18\x05 \x01(\x08\x32\xe8\x02\n\rAccessService\x12W\n\x06WhoAmI\x12 .tenon.registry.v1.WhoAmIRequest\x1a!.tenon.registry.v1.WhoAmIResponse\"\x08\xca\xf3\x18\x04\x10\x01 \x01\x12r\n\x0f\x43heckPermission\x12).tenon.registry.v1.CheckPermissionRequest\x1a*.tenon.registry.v1.CheckPermissionResponse\"\x08\xca\xf3\x18\x04\x10\x01 \x01\x12\x89\x01\n\x0c\x41uthenticate\x12&.tenon.registry.v1.AuthenticateRequest\x1a\'.tenon.registry.v1.AuthenticateResponse\"(\xca\xf3\x18$\n\x17principals.authenticate\x10\x03*\x07serviceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,9 +56,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUTHENTICATEREQUEST']._serialized_start=456
   _globals['_AUTHENTICATEREQUEST']._serialized_end=502
   _globals['_AUTHENTICATERESPONSE']._serialized_start=505
-  _globals['_AUTHENTICATERESPONSE']._serialized_end=670
-  _globals['_ACCESS']._serialized_start=672
-  _globals['_ACCESS']._serialized_end=737
-  _globals['_ACCESSSERVICE']._serialized_start=740
-  _globals['_ACCESSSERVICE']._serialized_end=1100
+  _globals['_AUTHENTICATERESPONSE']._serialized_end=711
+  _globals['_ACCESS']._serialized_start=713
+  _globals['_ACCESS']._serialized_end=818
+  _globals['_HELDGRANT']._serialized_start=820
+  _globals['_HELDGRANT']._serialized_end=920
+  _globals['_ACCESSSERVICE']._serialized_start=923
+  _globals['_ACCESSSERVICE']._serialized_end=1283
 # @@protoc_insertion_point(module_scope)

@@ -203,6 +203,10 @@ class AuthenticateResponse(_message.Message):
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     ACCESSES_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    ADDRESS_RANGES_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    """What was presented, by a name that tells nothing of it: `key <id>`, for instance."""
     @_builtins.property
     def principal(self) -> Global___Principal:
         """Who."""
@@ -215,16 +219,22 @@ class AuthenticateResponse(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the credential ends; absent: it does not."""
 
+    @_builtins.property
+    def address_ranges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The only networks it may be used from, such as `10.0.0.0/8`; empty: any."""
+
     def __init__(
         self,
         *,
         principal: Global___Principal | None = ...,
         accesses: _abc.Iterable[Global___Access] | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        session: _builtins.str = ...,
+        address_ranges: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accesses", b"accesses", "expire_time", b"expire_time", "principal", b"principal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accesses", b"accesses", "address_ranges", b"address_ranges", "expire_time", b"expire_time", "principal", b"principal", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -238,26 +248,74 @@ class Access(_message.Message):
 
     TENANT_FIELD_NUMBER: _builtins.int
     TENANT_UID_FIELD_NUMBER: _builtins.int
-    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    GRANTS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant's slug; empty for the platform, whose permissions hold in every tenant."""
     tenant_uid: _builtins.str
     """The tenant's id."""
+    state: _builtins.str
+    """`active`, `disabled` or `draining`."""
     @_builtins.property
-    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Every permission by name."""
+    def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldGrant]:
+        """Every role there, with what it allows."""
 
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         tenant_uid: _builtins.str = ...,
-        permissions: _abc.Iterable[_builtins.str] | None = ...,
+        grants: _abc.Iterable[Global___HeldGrant] | None = ...,
+        state: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["permissions", b"permissions", "tenant", b"tenant", "tenant_uid", b"tenant_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grants", b"grants", "state", b"state", "tenant", b"tenant", "tenant_uid", b"tenant_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Access: _TypeAlias = Access  # noqa: Y015
+
+@_typing.final
+class HeldGrant(_message.Message):
+    """One role somewhere, spelt out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    NEEDS_REASON_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """The role's name."""
+    needs_reason: _builtins.bool
+    """Whoever acts by it must say why."""
+    @_builtins.property
+    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Every permission by name."""
+
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The only kinds of document it may change; empty: every kind."""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The sources it may apply as; `*`: any."""
+
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        permissions: _abc.Iterable[_builtins.str] | None = ...,
+        kinds: _abc.Iterable[_builtins.str] | None = ...,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
+        needs_reason: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "needs_reason", b"needs_reason", "permissions", b"permissions", "role", b"role", "sources", b"sources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldGrant: _TypeAlias = HeldGrant  # noqa: Y015

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tenon.options.v1 import rule_pb2 as tenon_dot_options_dot_v1_dot_rule__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tenon/registry/v1/tenant_service.proto\x12\x11tenon.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\" \n\x10GetTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x13ListTenantsResponse\x12*\n\x07tenants\x18\x01 \x03(\x0b\x32\x19.tenon.registry.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8f\x02\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x04 \x01(\x08\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12\x1a\n\x12projected_revision\x18\x06 \x01(\x03\x12\x35\n\x06labels\x18\x07 \x03(\x0b\x32%.tenon.registry.v1.Tenant.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xe0\x01\n\rTenantService\x12g\n\tGetTenant\x12#.tenon.registry.v1.GetTenantRequest\x1a\x19.tenon.registry.v1.Tenant\"\x1a\xca\xf3\x18\x16\n\x0ctenants.read\x10\x01\x1a\x04name\x12\x66\n\x0bListTenants\x12%.tenon.registry.v1.ListTenantsRequest\x1a&.tenon.registry.v1.ListTenantsResponse\"\x08\xca\xf3\x18\x04\x10\x01 \x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tenon/registry/v1/tenant_service.proto\x12\x11tenon.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\" \n\x10GetTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x13ListTenantsResponse\x12*\n\x07tenants\x18\x01 \x03(\x0b\x32\x19.tenon.registry.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8f\x02\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x04 \x01(\x08\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12\x1a\n\x12projected_revision\x18\x06 \x01(\x03\x12\x35\n\x06labels\x18\x07 \x03(\x0b\x32%.tenon.registry.v1.Tenant.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xe2\x01\n\rTenantService\x12i\n\tGetTenant\x12#.tenon.registry.v1.GetTenantRequest\x1a\x19.tenon.registry.v1.Tenant\"\x1c\xca\xf3\x18\x18\n\x0ctenants.read\x10\x01\x1a\x04name8\x01\x12\x66\n\x0bListTenants\x12%.tenon.registry.v1.ListTenantsRequest\x1a&.tenon.registry.v1.ListTenantsResponse\"\x08\xca\xf3\x18\x04\x10\x01 \x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANT_LABELSENTRY']._loaded_options = None
   _globals['_TENANT_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_TENANTSERVICE'].methods_by_name['GetTenant']._loaded_options = None
-  _globals['_TENANTSERVICE'].methods_by_name['GetTenant']._serialized_options = b'\312\363\030\026\n\014tenants.read\020\001\032\004name'
+  _globals['_TENANTSERVICE'].methods_by_name['GetTenant']._serialized_options = b'\312\363\030\030\n\014tenants.read\020\001\032\004name8\001'
   _globals['_TENANTSERVICE'].methods_by_name['ListTenants']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['ListTenants']._serialized_options = b'\312\363\030\004\020\001 \001'
   _globals['_GETTENANTREQUEST']._serialized_start=123
@@ -50,5 +50,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANT_LABELSENTRY']._serialized_start=537
   _globals['_TENANT_LABELSENTRY']._serialized_end=582
   _globals['_TENANTSERVICE']._serialized_start=585
-  _globals['_TENANTSERVICE']._serialized_end=809
+  _globals['_TENANTSERVICE']._serialized_end=811
 # @@protoc_insertion_point(module_scope)
