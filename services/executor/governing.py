@@ -7,9 +7,8 @@ or a breaker paused a lane is kept elsewhere (`pause_reason`): neither undoes th
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -18,7 +17,6 @@ from services.executor import lanes, steering
 from services.executor.executions import CONNECTOR, KIND
 from services.executor.steering import Limits
 from services.executor.store import governed
-from services.executor.store import lanes as store
 from services.executor.store.projected import ProjectedObject
 from services.executor.work import LanePolicy
 
@@ -122,26 +120,16 @@ def _has(row: Any, policy: LanePolicy) -> bool:
     return all(getattr(row, name) == value for name, value in lanes.policy_row(policy).items())
 
 
-def _shapes(policies: Mapping[UUID, LanePolicy]) -> Iterator[dict[str, Any]]:
-    for lane_id in sorted(policies):
-        yield {"lane_id": lane_id, "kind": KIND, **lanes.policy_row(policies[lane_id])}
-
-
 async def _change(tx: Transaction, tenant_id: UUID, changes: Changes) -> None:
     """The lanes first, in their order; `steering.govern` then looks at the tenant."""
-    key = {"tenant_id": tenant_id, "delay": timedelta()}
-    changing = {**key, "lane_ids": changes.lane_ids}
+    key = {"tenant_id": tenant_id}
     owners = {"lane_ids": list(changes.owners), "owners": list(changes.owners.values())}
     gone = {**key, "lane_ids": changes.gone}
     *_, waiting = await tx.pipeline(
         [
-            Bound(store.ENSURE_TENANT_LANE, key),
-            Bound(store.KEEP_TENANT_LANE, key),
-            Bound(governed.LOCK, changing),
-            *(Bound(store.SHAPE_LANE, {**key, **lane}) for lane in _shapes(changes.policies)),
+            *steering.shaping(tenant_id, KIND, changes.policies, changes.lane_ids),
             Bound(governed.SET_OWNERS, {**key, **owners}),
             Bound(governed.HASTEN_WORK, gone),
-            Bound(governed.HASTEN_LANES, changing),
             Bound(governed.COUNT_WAITING, gone),
         ]
     )

@@ -3,7 +3,7 @@
 Whatever makes a lane or a tenant due follows the protocol of `services.executor.lanes`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
@@ -29,23 +29,35 @@ class Limits:
     work_per_hour: int | None = None
 
 
+def shaping(
+    tenant_id: UUID, kind: str, policies: Mapping[UUID, LanePolicy], changing: Sequence[UUID]
+) -> list[Bound]:
+    """The statements that give lanes their policies, making those that are new.
+
+    All that are `changing` are locked first and looked at anew, as far as they are there already.
+    """
+    key = {"tenant_id": tenant_id, "delay": timedelta()}
+    lanes = [
+        {**key, "lane_id": lane_id, "kind": kind, **policy_row(policies[lane_id])}
+        for lane_id in sorted(policies)
+    ]
+    return [
+        Bound(store.ENSURE_TENANT_LANE, key),
+        Bound(store.KEEP_TENANT_LANE, key),
+        Bound(store.LOCK_CHANGING, {**key, "lane_ids": list(changing)}),
+        *(Bound(store.SHAPE_LANE, lane) for lane in lanes),
+        Bound(store.HASTEN_LANES, {**key, "lane_ids": list(changing)}),
+    ]
+
+
 async def shape(
     tx: Transaction, tenant_id: UUID, kind: str, policies: Mapping[UUID, LanePolicy]
 ) -> None:
-    """Give lanes their policies, making those that are new."""
-    lanes = [
-        {"tenant_id": tenant_id, "lane_id": lane_id, "kind": kind, **policy_row(policies[lane_id])}
-        for lane_id in sorted(policies)
-    ]
-    now = {"delay": timedelta()}
+    """Give lanes their policies, and look at the tenant."""
     await tx.pipeline(
         [
-            Bound(store.ENSURE_TENANT_LANE, {"tenant_id": tenant_id, **now}),
-            Bound(store.KEEP_TENANT_LANE, {"tenant_id": tenant_id}),
-            # What they now allow may have waited: both are looked at.
-            *(Bound(store.SHAPE_LANE, {**lane, **now}) for lane in lanes),
-            *(Bound(store.PULL_LANE, {**lane, **now}) for lane in lanes),
-            Bound(store.PULL_TENANT_LANE, {"tenant_id": tenant_id, **now}),
+            *shaping(tenant_id, kind, policies, list(policies)),
+            Bound(store.PULL_TENANT_LANE, {"tenant_id": tenant_id, "delay": timedelta()}),
             Bound(store.NOTIFY, {"channel": CHANNEL}),
         ]
     )

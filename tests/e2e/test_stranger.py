@@ -12,46 +12,18 @@ from uuid import uuid4
 
 import grpc
 import pytest
-from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from tenon.executor.v1 import execution_service_pb2, lane_service_pb2
-from tenon.registry.v1 import (
-    access_service_pb2,
-    audit_service_pb2,
-    config_service_pb2,
-    credential_service_pb2,
-    integration_service_pb2,
-    tenant_service_pb2,
-)
+from tenon.registry.v1 import access_service_pb2
 
 from services.chassis.channel import open_sync_channel
 from services.chassis.rules import rule_of
 from services.chassis.secret import Secret
 from services.sandbox.sender import webhook_headers
+from tests.contracts import CONTRACTS, METHODS
 from tests.family import ROOT, Family, until
 
-CONTRACTS: Final[dict[str, tuple[FileDescriptor, ...]]] = {
-    "registry": tuple(
-        module.DESCRIPTOR
-        for module in (
-            access_service_pb2,
-            audit_service_pb2,
-            config_service_pb2,
-            credential_service_pb2,
-            integration_service_pb2,
-            tenant_service_pb2,
-        )
-    ),
-    "executor": (execution_service_pb2.DESCRIPTOR, lane_service_pb2.DESCRIPTOR),
-}
-METHODS: Final = [
-    (service, method)
-    for service, files in CONTRACTS.items()
-    for file in files
-    for contract in file.services_by_name.values()
-    for method in contract.methods
-]
 ANSWER_S: Final = 10.0
 STREAM_S: Final = 1.0
 FIRST, SECOND, ABSENT = "acme", "zinc", "void"

@@ -6,7 +6,7 @@ Parameters: `tenant_id`, `kind`, `lane_ids`, and with them `owners`, one for eac
 from sqlalchemy import ARRAY, String, Uuid, and_, bindparam, func, select, update
 
 from services.chassis.database import Statement
-from services.executor.store.lanes import LIMITS, NOW, POLICY, TENANT_ID, THESE_LANES
+from services.executor.store.lanes import LIMITS, NOW, POLICY, TENANT_ID
 from services.executor.tables import LANES, TENANT_LANES, WORK
 
 _LANE_IDS = bindparam("lane_ids", type_=ARRAY(Uuid))
@@ -21,13 +21,6 @@ LANES_OF = Statement(
     select(LANES.c.lane_id, LANES.c.owner, *(LANES.c[name] for name in POLICY)).where(
         LANES.c.tenant_id == TENANT_ID, LANES.c.kind == bindparam("kind", type_=String)
     )
-)
-# As everybody who waits for lanes: those that go in order first.
-LOCK = Statement(
-    select(LANES.c.lane_id)
-    .where(THESE_LANES)
-    .order_by(LANES.c.ordering == "none", LANES.c.lane_id)
-    .with_for_update(key_share=True)
 )
 
 
@@ -46,10 +39,6 @@ _LATER = (
 )
 HASTEN_WORK = Statement(
     update(WORK).where(WORK.c.tenant_id == TENANT_ID, WORK.c.work_id.in_(_LATER)).values(due_at=NOW)
-)
-# What they now allow may have waited.
-HASTEN_LANES = Statement(
-    update(LANES).where(THESE_LANES, LANES.c.next_at > NOW).values(next_at=NOW)
 )
 COUNT_WAITING = Statement(
     select(WORK.c.lane_id, func.count().label("waiting")).where(_WAITING).group_by(WORK.c.lane_id)

@@ -146,6 +146,17 @@ SHAPE_LANE = Statement(
         set_={name: _NEW_LANE.excluded[name] for name in POLICY},
     )
 )
+# As everybody who waits for lanes: those that go in order first.
+LOCK_CHANGING = Statement(
+    select(LANES.c.lane_id)
+    .where(THESE_LANES)
+    .order_by(LANES.c.ordering == "none", LANES.c.lane_id)
+    .with_for_update(key_share=True)
+)
+# What they now allow may have waited.
+HASTEN_LANES = Statement(
+    update(LANES).where(THESE_LANES, LANES.c.next_at > NOW).values(next_at=NOW)
+)
 GOVERN = Statement(
     update(TENANT_LANES)
     .where(THIS_TENANT)

@@ -401,7 +401,7 @@ RELEASES = {
 LOWERS = {
     ("resume", "lane"): "PULL_LANE",
     ("resume", "tenant"): "PULL_TENANT_LANE",
-    ("widen", "lane"): "PULL_LANE",
+    ("widen", "lane"): "HASTEN_LANES",
     ("widen", "tenant"): "PULL_TENANT_LANE",
     ("cancel", "lane"): "WAKE_LANES",
     ("cancel", "tenant"): "WAKE_TENANT_LANE",

@@ -1,0 +1,36 @@
+"""Every contract there is, and every RPC in it, by the service that keeps it."""
+
+from typing import Final
+
+from google.protobuf.descriptor import FileDescriptor
+from tenon.executor.v1 import execution_service_pb2, lane_service_pb2
+from tenon.registry.v1 import (
+    access_service_pb2,
+    audit_service_pb2,
+    config_service_pb2,
+    credential_service_pb2,
+    integration_service_pb2,
+    tenant_service_pb2,
+)
+
+CONTRACTS: Final[dict[str, tuple[FileDescriptor, ...]]] = {
+    "registry": tuple(
+        module.DESCRIPTOR
+        for module in (
+            access_service_pb2,
+            audit_service_pb2,
+            config_service_pb2,
+            credential_service_pb2,
+            integration_service_pb2,
+            tenant_service_pb2,
+        )
+    ),
+    "executor": (execution_service_pb2.DESCRIPTOR, lane_service_pb2.DESCRIPTOR),
+}
+METHODS: Final = [
+    (service, method)
+    for service, files in CONTRACTS.items()
+    for file in files
+    for contract in file.services_by_name.values()
+    for method in contract.methods
+]
