@@ -83,10 +83,13 @@ test-integration: setup ## With real PostgreSQL and real servers
 test-faults: setup ## Every failpoint, kill -9 at each
 	TENON_FAULTS=all $(BIN)/pytest -q tests/faults
 
-bench: bench-rpc bench-lanes bench-connectors ## Every performance claim
+bench: bench-rpc bench-access bench-lanes bench-connectors ## Every performance claim
 
 bench-rpc: setup ## RPCs against a bare echo in the same run
 	@$(BIN)/python -m bench.rpc
+
+bench-access: setup ## CPU time of authentication and authorisation, with few and many keys
+	@$(BIN)/python -m bench.access
 
 bench-lanes: setup ## Items of work a second, and what they feel of others' work
 	@$(BIN)/python -m bench.lanes
@@ -101,4 +104,4 @@ clean: ## Remove what was built; data of `make up` stays
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help setup run up down migrate protos codegen protos-check lock lint format test test-unit \
-	test-integration test-faults bench bench-rpc bench-lanes bench-connectors clean
+	test-integration test-faults bench bench-rpc bench-access bench-lanes bench-connectors clean

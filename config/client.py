@@ -90,6 +90,12 @@ class RegistryClient:
             lambda: self._config.ApplyConfig(iter(stream), timeout=self._timeout_s)
         )
 
+    def delete(
+        self, request: config_service_pb2.DeleteObjectRequest
+    ) -> config_service_pb2.ApplyConfigResponse:
+        """Delete one object or see what that would do; with a `request_id` trying again is safe."""
+        return self._patiently(lambda: self._config.DeleteObject(request, timeout=self._timeout_s))
+
     def wait_projected(self, tenant: str, revision: int, timeout_s: float = 60.0) -> None:
         """Return once the executor works by `revision`; DeadlineExceeded after `timeout_s`."""
         request = tenant_service_pb2.GetTenantRequest(name=f"tenants/{tenant}")

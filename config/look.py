@@ -1,4 +1,4 @@
-"""The commands that look at what happened: executions with their steps, lanes, the audit log."""
+"""The commands that look at what happened: executions with their steps, lanes."""
 
 import argparse
 import json
@@ -19,8 +19,6 @@ from tenon.executor.v1 import (
     lane_service_pb2,
     lane_service_pb2_grpc,
 )
-from tenon.options.v1 import rule_pb2
-from tenon.registry.v1 import audit_service_pb2, audit_service_pb2_grpc
 
 from config.cli import Subparsers, UsageError, add_registry_options, open_service
 from config.render import printable
@@ -36,10 +34,10 @@ Lane = lane_service_pb2.Lane
 
 def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add the commands to a parser."""
-    for name, run, default, words in (
-        ("executions", executions, EXECUTOR, "a tenant's executions, or one with its steps"),
-        ("lanes", lanes, EXECUTOR, "a tenant's lanes, and why one does not move"),
-        ("audit", audit, None, "a tenant's audit events, the newest first"),
+    executor = os.environ.get("TENON_EXECUTOR", EXECUTOR)
+    for name, run, words in (
+        ("executions", executions, "a tenant's executions, or one with its steps"),
+        ("lanes", lanes, "a tenant's lanes, and why one does not move"),
     ):
         command = subparsers.add_parser(name, help=words, description=words)
         command.add_argument("tenant", metavar="TENANT", help="its slug")
@@ -47,9 +45,7 @@ def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         command.add_argument("--limit", type=int, default=20, help="at most (%(default)s)")
         add_registry_options(command)
         command.set_defaults(run=guarded(run))
-        if default is not None:
-            executor = os.environ.get("TENON_EXECUTOR", default)
-            command.add_argument("--executor", default=executor, help="host:port (%(default)s)")
+        command.add_argument("--executor", default=executor, help="host:port (%(default)s)")
         if run is executions:
             command.add_argument("execution", nargs="?", help="its id, or `last`")
             doing = command.add_mutually_exclusive_group()
@@ -133,16 +129,6 @@ def lanes(args: argparse.Namespace) -> int:
         return shown(args, stub.ListLanes(asked, timeout=CALL_S).lanes, _lanes_table)
 
 
-def audit(args: argparse.Namespace) -> int:
-    """Show a page of audit events."""
-    with open_service(args, args.registry) as channel:
-        stub = audit_service_pb2_grpc.AuditServiceStub(channel)
-        asked = audit_service_pb2.ListAuditEventsRequest(
-            parent=f"tenants/{args.tenant}", page_size=args.limit
-        )
-        return shown(args, stub.ListAuditEvents(asked, timeout=CALL_S).audit_events, _audit_table)
-
-
 def guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
     """The command with every fault as one line of words."""
 
@@ -221,22 +207,6 @@ def _lanes_table(found: Iterable[Lane]) -> Table:
             _at(one.next_look_time) if one.HasField("next_look_time") else "when told",
             _word(breaker),
             printable("; ".join(reason.message for reason in one.reasons)),
-        )
-    return table
-
-
-def _audit_table(found: Iterable[audit_service_pb2.AuditEvent]) -> Table:
-    table = _table("when", "who", "did", "risk", "fields", "from")
-    for one in found:
-        origin = f"{one.origin.file}:{one.origin.line}" if one.origin.file else one.origin.source
-        risk = rule_pb2.Risk.Name(one.risk)
-        table.add_row(
-            _at(one.create_time),
-            printable(one.actor.display_name),
-            f"{one.action} {one.kind} {one.object}",
-            _word(risk),
-            str(len(one.fields)),
-            printable(origin),
         )
     return table
 

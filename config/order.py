@@ -4,11 +4,14 @@ from typing import Final
 
 KINDS: Final = (
     "Tenant",
+    "ReviewPolicy",
     "Credential",
     "Integration",
     "Connector",
     "WebhookEndpoint",
     "Subscription",
+    "Role",
+    "RoleBinding",
 )
 
 

@@ -15,6 +15,7 @@ from services.chassis.errors import Aborted, TenonError, Unauthenticated, Unavai
 from services.chassis.redaction import redact
 
 Plan = config_service_pb2.Plan
+Answer = config_service_pb2.ApplyConfigResponse
 
 
 class Exit(IntEnum):
@@ -46,18 +47,33 @@ EXIT_OF_REASON: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one tenant; `revision` after an apply."""
+    """What came of one tenant: after an apply `revision`, or `pending` where it waits."""
 
     tenant: str
     exit: Exit
     plan: Plan | None = None
     revision: int | None = None
+    pending: config_service_pb2.PendingRevision | None = None
     problems: tuple[Problem, ...] = ()
 
 
 def worst(codes: Iterable[Exit]) -> Exit:
     """The code that counts for all; OK when there is none."""
     return min(codes, key=WORST_FIRST.index, default=Exit.OK)
+
+
+def planned(plan: Plan) -> Outcome:
+    """What a plan comes to: nothing to do, changes, or changes that need approval."""
+    if plan.HasField("needs_approval"):
+        return Outcome(plan.tenant, Exit.BLOCKED, plan)
+    return Outcome(plan.tenant, Exit.CHANGES if plan.changes else Exit.OK, plan)
+
+
+def taken(plan: Plan, answer: Answer) -> Outcome:
+    """What came of a plan that the registry took: it is done, or waits for approval."""
+    if answer.HasField("pending"):
+        return Outcome(plan.tenant, Exit.BLOCKED, plan, pending=answer.pending)
+    return Outcome(plan.tenant, Exit.OK, plan, answer.revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,38 +90,42 @@ class Reconciler:
         try:
             plan = self.client.plan(self._submission(batch))
         except TenonError as error:
-            return self._failed(batch, error)
-        return Outcome(batch.tenant, Exit.CHANGES if plan.changes else Exit.OK, plan)
+            return self.failed(batch, error)
+        return planned(plan)
 
     def apply(self, batch: Batch, show: Callable[[Plan], None], *, wait: bool) -> Outcome:
         """Plan, `show` the plan, and do exactly that."""
-        planned = self.plan(batch)
-        if planned.plan is None:
-            return planned
-        show(planned.plan)
+        outcome = self.plan(batch)
+        if outcome.plan is None:
+            return outcome
+        show(outcome.plan)
         try:
-            revision = self._apply(batch, planned.plan)
+            answer = self._apply(batch, outcome.plan)
         except TenonError as error:
-            return self._failed(batch, error, planned.plan)
-        outcome = Outcome(batch.tenant, Exit.OK, planned.plan, revision)
-        return self._waited(batch, outcome, revision) if wait else outcome
+            return self.failed(batch, error, outcome.plan)
+        outcome = taken(outcome.plan, answer)
+        return self._waited(batch, outcome, answer.revision) if wait else outcome
 
     def _waited(self, batch: Batch, applied: Outcome, revision: int) -> Outcome:
+        if applied.pending is not None:
+            # People may take days.
+            return applied
         try:
             self.client.wait_projected(batch.tenant, revision)
         except TenonError as error:
-            return replace(self._failed(batch, error, applied.plan), revision=revision)
+            return replace(self.failed(batch, error, applied.plan), revision=revision)
         return applied
 
-    def _apply(self, batch: Batch, plan: Plan) -> int:
+    def _apply(self, batch: Batch, plan: Plan) -> Answer:
         if not plan.changes:
-            return plan.base_revision
-        return self.client.apply(self._submission(batch), plan, str(uuid.uuid4())).revision
+            return Answer(revision=plan.base_revision)
+        return self.client.apply(self._submission(batch), plan, str(uuid.uuid4()))
 
     def _submission(self, batch: Batch) -> Submission:
         return Submission(batch.tenant, self.source, batch.resources, self.commit)
 
-    def _failed(self, batch: Batch, error: TenonError, plan: Plan | None = None) -> Outcome:
+    def failed(self, batch: Batch, error: TenonError, plan: Plan | None = None) -> Outcome:
+        """What came of a call that was refused, in words for the user."""
         usual = Exit.STALE if isinstance(error, Aborted) else Exit.ERROR
         problems = problems_of(batch, error)
         if hint := _HINTS.get(type(error)):
@@ -141,4 +161,5 @@ def _placed(batch: Batch, violation: Violation) -> Problem:
             sentence = f"{field}: {violation.description}" if field else violation.description
             return problem(each.mark_at(path), redact(sentence))
     where = Mark(f"tenant {batch.tenant}")
-    return problem(where, redact(f"{violation.field}: {violation.description}"))
+    field = violation.field.removesuffix("#")
+    return problem(where, redact(f"{field}: {violation.description}"))

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from rich.console import Console
 from rich.text import Text
 from tenon.registry.v1 import config_service_pb2
@@ -12,10 +14,12 @@ from config.documents import SPECS
 from config.problems import Problem
 from config.reconcile import Exit, Outcome, Plan
 from services.chassis.rules import FieldRule, Risk, schema_of
+from services.chassis.strict_json import whole
 
 _ACTIONS: Final = {
     config_service_pb2.Change.ACTION_CREATE: ("create", "+", "green"),
     config_service_pb2.Change.ACTION_UPDATE: ("update", "~", "yellow"),
+    config_service_pb2.Change.ACTION_DELETE: ("delete", "-", "red"),
 }
 LONGEST_VALUE: Final = 160
 _UNKNOWN_ACTION: Final = ("change", "?", "red")
@@ -42,10 +46,14 @@ def show_plan(console: Console, plan: Plan) -> None:
         _show_change(console, change)
     counts = f"{len(plan.changes)} to change, {plan.unchanged} unchanged"
     _line(console, Text(f"  {counts}; plan {printable(plan.plan_hash)[:12]}", "dim"))
+    if plan.HasField("needs_approval"):
+        _line(console, Text(f"  {_needs(plan.needs_approval)}", "yellow"))
 
 
 def show_revision(console: Console, outcome: Outcome) -> None:
     """What an apply left behind."""
+    if outcome.pending is not None:
+        _show_pending(console, outcome.tenant, outcome.pending)
     if outcome.revision is not None and outcome.plan is not None and outcome.plan.changes:
         _line(
             console, Text(f"tenant {outcome.tenant}: applied, now at revision {outcome.revision}")
@@ -79,6 +87,29 @@ def is_secret(kind: str, path: str) -> bool:
     return any(_holds_secret(each) for each in rules)
 
 
+def approvals(count: int) -> str:
+    """`1 approval`, `2 approvals`."""
+    return f"{count} approval" if count == 1 else f"{count} approvals"
+
+
+def _needs(needed: config_service_pb2.ApprovalNeeded) -> str:
+    policies = printable(", ".join(needed.policies))
+    others = "" if needed.self_approval else " of others"
+    return f"needs {approvals(needed.approvals)}{others} before it takes effect (policy {policies})"
+
+
+def _show_pending(
+    console: Console, tenant: str, pending: config_service_pb2.PendingRevision
+) -> None:
+    name, until = printable(pending.name), pending.expire_time.ToDatetime()
+    who = "people who may" if pending.self_approval else "people who may, but its author"
+    needs = f"{approvals(pending.approvals_needed)} of {who} (policy {', '.join(pending.policies)})"
+    _line(console, Text(f"tenant {printable(tenant)}: not applied; it waits as {name}", "yellow"))
+    _line(console, Text(f"  until {until:%Y-%m-%d %H:%M} UTC for {printable(needs)}"))
+    _line(console, Text(f"  look at it: tenon revisions show {name}"))
+    _line(console, Text(f"  approve it: tenon approve {name}"))
+
+
 def _holds_secret(rule: FieldRule) -> bool:
     return rule.shape == "secret" or any(map(_holds_secret, rule.fields))
 
@@ -98,6 +129,8 @@ def _field_text(change: config_service_pb2.Change, field: config_service_pb2.Fie
     path = printable(field.path)
     if is_secret(change.kind, field.path):
         return f"{path}: {_secret_change(field)}{owner}"
+    if change.action == config_service_pb2.Change.ACTION_DELETE:
+        return f"{path}: {_short(field.before)}{owner}"
     after = _short(field.after) or "(default)"
     if change.action == config_service_pb2.Change.ACTION_CREATE or not field.before:
         return f"{path}: {after}{owner}"
@@ -130,15 +163,29 @@ def _risk(rank: int) -> str:
 def _tenant_json(outcome: Outcome) -> dict[str, Any]:
     found: dict[str, Any] = {"tenant": outcome.tenant, "exit": int(outcome.exit)}
     if outcome.plan is not None:
-        found |= {
-            "base_revision": outcome.plan.base_revision,
-            "plan_hash": outcome.plan.plan_hash,
-            "changes": [_change_json(change) for change in outcome.plan.changes],
-            "unchanged": outcome.plan.unchanged,
-        }
+        found |= plan_json(outcome.plan)
+    if outcome.plan is not None and outcome.plan.HasField("needs_approval"):
+        found["needs_approval"] = message_json(outcome.plan.needs_approval)
+    if outcome.pending is not None:
+        found["pending"] = message_json(outcome.pending)
     if outcome.revision is not None:
         found["revision"] = outcome.revision
     return found
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON."""
+    return {
+        "base_revision": plan.base_revision,
+        "plan_hash": plan.plan_hash,
+        "changes": [_change_json(change) for change in plan.changes],
+        "unchanged": plan.unchanged,
+    }
+
+
+def message_json(message: Message) -> Any:
+    """Any message without secrets as JSON, by the contract's names."""
+    return whole(MessageToDict(message, preserving_proto_field_name=True))
 
 
 def _change_json(change: config_service_pb2.Change) -> dict[str, Any]:

@@ -80,6 +80,7 @@ _OUTER = {
                 AND inhparent = to_regclass(format('{{schema}}.%I', relation))) THEN
                 RETURN false;
             END IF;
+            {{guard}}
             EXECUTE format('ALTER TABLE {{schema}}.%I DETACH PARTITION {{schema}}.%I',
                 relation, child);
             RETURN true;
@@ -104,12 +105,17 @@ _OUTER = {
 CALLABLE = tuple(head.partition("(")[0] for head in _OUTER)
 
 
-def make(schema: str, tables: Sequence[str], caller: str) -> None:
+def make(schema: str, tables: Sequence[str], caller: str, guard: str = "") -> None:
     """Make the functions of a schema, for `caller` alone to call, and the tables' first months.
 
+    `guard` is what is asked before a month goes: a statement that raises where it must not.
     A later migration calls it again with all the schema's time tables.
     """
-    names = {"schema": schema, "tables": ", ".join(f"'{table}'" for table in tables)}
+    names = {
+        "schema": schema,
+        "tables": ", ".join(f"'{table}'" for table in tables),
+        "guard": guard.strip(),
+    }
     for head, body in {**_INNER, **_OUTER}.items():
         op.execute(f"CREATE OR REPLACE FUNCTION {schema}.{head} {body.format_map(names)}")
         op.execute(f"REVOKE ALL ON FUNCTION {schema}.{head.partition('(')[0]} FROM PUBLIC")

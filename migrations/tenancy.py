@@ -14,7 +14,8 @@ from migrations import partitions
 from migrations.roles import Roles
 
 SETTING = "app.current_tenant_id"
-POLICY = f"(tenant_id = (SELECT nullif(current_setting('{SETTING}', true), '')::uuid))"
+TENANT_ID = f"(SELECT nullif(current_setting('{SETTING}', true), '')::uuid)"
+POLICY = f"(tenant_id = {TENANT_ID})"
 
 # Tables of the platform: no tenant, no row-level security; the verbs of each login.
 GLOBAL_TABLES: dict[str, dict[str, str]] = {
@@ -26,7 +27,15 @@ GLOBAL_TABLES: dict[str, dict[str, str]] = {
     "registry.role_permissions": {"system": "SELECT"},
     "registry.api_keys": {"system": "SELECT, INSERT, UPDATE"},
     "registry.key_versions": {"system": "SELECT, INSERT"},
+    "registry.staff": {"system": "SELECT, INSERT, UPDATE, DELETE"},
+    "registry.platform_answers": {"system": "SELECT, INSERT, DELETE"},
+    "registry.api_key_usage": {"system": "SELECT, INSERT, UPDATE"},
+    "registry.platform_audit_events": {"system": "SELECT, INSERT"},
+    "registry.platform_audit_head": {"system": "SELECT, INSERT, UPDATE"},
+    "registry.platform_audit_anchors": {"system": "SELECT, INSERT"},
+    "registry.platform_audit_reviews": {"system": "SELECT, INSERT"},
     "executor.feed_cursor": {"system": "SELECT, INSERT, UPDATE"},
+    "executor.platform_audit_outbox": {"system": "SELECT, INSERT, DELETE"},
     # Workers look at the switches inside each tenant; operators set them for all.
     "executor.provider_switches": {"app": "SELECT", "system": "SELECT, INSERT, DELETE"},
 }
@@ -37,9 +46,30 @@ SYSTEM_ACCESS: dict[str, tuple[str, str]] = {
     "registry.role_bindings": ("SELECT", "authentication gathers a principal's roles everywhere"),
     "registry.tenant_roles": ("SELECT", "what a tenant's own role allows is asked with them"),
     "registry.tenant_status": ("SELECT", "a list of tenants tells how far each is projected"),
+    "registry.tenant_tombstones": ("SELECT", "a tenant that is purged is asked for by its slug"),
     "registry.feed": ("SELECT", "the executor follows every tenant"),
+    "registry.tenant_principals": (
+        "SELECT, INSERT",
+        "a tenant's principals and keys are managed where all are, among the platform's",
+    ),
+    "registry.tenant_switches": (
+        "SELECT, INSERT, UPDATE",
+        "usage comes in for many tenants at once, and a principal's last tenant is one of all",
+    ),
+    "registry.request_answers": (
+        "SELECT, INSERT, DELETE",
+        "changes of access keep their answers; those of idle tenants are forgotten, too",
+    ),
+    "registry.pending_revisions": ("SELECT", "the expiry looks for what waited too long"),
+    "registry.audit_events": ("SELECT, INSERT", "changes of a tenant's access tell its log"),
+    "registry.audit_heads": (
+        "SELECT, INSERT, UPDATE",
+        "so do they; and a leader anchors the audit log of every tenant",
+    ),
+    "registry.audit_anchors": ("SELECT", "it skips the logs that have not grown since"),
     "executor.tenants": ("SELECT", "a slug must be found before its tenant is known"),
     "executor.tenant_lanes": ("SELECT, UPDATE", "workers claim due tenants"),
+    "executor.audit_outbox": ("SELECT, DELETE", "a leader tells the registry of every tenant's"),
     "executor.schedules": ("SELECT", "the scheduler looks for what is due in any tenant"),
 }
 
@@ -48,6 +78,34 @@ FORGOTTEN: dict[str, str] = {
     "executor.event_receipts": "received_at < now() - interval '7 days'",
     "executor.run_requests": "created_at < now() - interval '24 hours'",
 }
+
+# What is left of a tenant that is purged: its slug, and the proof of what was done to it.
+KEPT: frozenset[str] = frozenset(
+    {
+        "registry.tenants",
+        "registry.tenant_tombstones",
+        "registry.config_revisions",
+        "registry.tenant_principals",
+        "registry.audit_events",
+        "registry.audit_heads",
+        "registry.audit_anchors",
+        "registry.audit_reviews",
+    }
+)
+
+# When a service may delete what it otherwise keeps: its tenant is on its way out.
+PURGED: dict[str, str] = {
+    "registry": (
+        f"EXISTS (SELECT FROM registry.tenants AS t WHERE t.tenant_id = {TENANT_ID}"
+        " AND t.state = 'draining')"
+    ),
+    "executor": (
+        f"EXISTS (SELECT FROM executor.tenants AS t WHERE t.tenant_id = {TENANT_ID}"
+        " AND t.draining_since IS NOT NULL)"
+    ),
+}
+# A policy on the tenants themselves cannot ask for them.
+PURGED_ITSELF = {"executor.tenants": "draining_since IS NOT NULL"}
 
 
 class Tenancy:
@@ -81,6 +139,8 @@ class Tenancy:
             f"USING {POLICY} WITH CHECK {POLICY}"
         )
         op.execute(f"GRANT {verbs} ON {table} TO {self._app}")
+        if "DELETE" not in verbs and table not in KEPT:
+            self._let_purge(table)
         if table in SYSTEM_ACCESS:
             system_verbs, _ = SYSTEM_ACCESS[table]
             op.execute(
@@ -95,9 +155,18 @@ class Tenancy:
             )
             op.execute(f"GRANT SELECT, DELETE ON {table} TO {self._system}")
 
-    def by_month(self, schema: str, tables: Sequence[str]) -> None:
+    def _let_purge(self, table: str) -> None:
+        """Let the service's login delete rows of a tenant that is on its way out, and no others."""
+        leaving = PURGED_ITSELF.get(table, PURGED[table.partition(".")[0]])
+        op.execute(
+            f"CREATE POLICY tenant_purge ON {table} AS RESTRICTIVE FOR DELETE TO {self._app} "
+            f"USING ({leaving})"
+        )
+        op.execute(f"GRANT DELETE ON {table} TO {self._app}")
+
+    def by_month(self, schema: str, tables: Sequence[str], guard: str = "") -> None:
         """Give time tables their first months, and the system login the means to keep them."""
-        partitions.make(schema, tables, self._system)
+        partitions.make(schema, tables, self._system, guard)
 
     def open_global(self, table: str) -> None:
         """Give a table of the platform the verbs of the closed list."""

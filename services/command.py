@@ -35,16 +35,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from config import cli, look
+    from config import cli, look, tenants
+    from config.access import register as register_access
+    from config.approvals import register as register_approvals
+    from config.audit import register as register_audit
+    from config.removal import register as register_removal
     from config.run import register as register_run
+    from services.first_callers import register as register_bootstrap
 
     parser = argparse.ArgumentParser(
         prog="tenon", description="A multi-tenant integration platform."
     )
     commands = parser.add_subparsers(metavar="COMMAND")
     cli.register(commands)
+    register_removal(commands)
+    register_approvals(commands)
     look.register(commands)
+    register_audit(commands)
     register_run(commands)
+    tenants.register(commands)
+    register_access(commands)
+    register_bootstrap(commands)
     for name, run, words in (
         ("up", up, "start PostgreSQL, the registry and the executor, and leave them running"),
         ("down", down, "stop what `up` started"),
@@ -190,7 +201,7 @@ def _try(where: dict[str, str], state: Path) -> list[str]:
         f"      --url {where['ingress']}/v1/acme/github-events",
         "  .venv/bin/tenon executions acme last",
         "  .venv/bin/tenon lanes acme",
-        "  .venv/bin/tenon audit acme",
+        "  .venv/bin/tenon audit list acme",
     ]
 
 

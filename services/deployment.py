@@ -13,7 +13,8 @@ import asyncio
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,13 +26,16 @@ from psycopg.conninfo import make_conninfo
 from migrations import runner
 from migrations.roles import Roles
 from services.chassis.database import Database
+from services.chassis.errors import FailedPrecondition
 from services.chassis.secret import Secret
-from services.registry.access import AccessControl, add_principal
+from services.chassis.settings import load
+from services.registry import main as registry
+from services.registry.bootstrap import Bootstrap, Identity
 from services.registry.keys import key_id_of
+from services.registry.settings import PREFIX, Settings
 from services.registry.store.access import FIND_KEY
 
 DATABASE: Final = "tenon"
-ENVIRONMENT: Final = "local"
 REGISTRY_KEYS: Final = ("key_encryption_key", "fingerprint_key", "pepper")
 
 
@@ -108,25 +112,42 @@ class Deployment:
 
     async def _introduce(self) -> None:
         """Give the owner and the executor a principal and a key, unless their keys still open."""
-        tenant, system = (
-            Secret((self._keys / f"{login}.conninfo").read_text())
-            for login in (self.roles.app("registry"), self.roles.system("registry"))
-        )
-        pepper = Secret(bytes.fromhex((self._keys / "pepper").read_text()))
-        callers = (
-            (self.owner_key, "user", "owner", "SUPER_ADMIN"),
-            (self.executor_key, "service", "executor", "EXECUTOR"),
-        )
-        async with Database(tenant, system, pool_size=2) as database:
-            access = AccessControl(database, pepper)
-            for path, kind, name, role in callers:
-                held = key_id_of(path.read_text().strip()) if path.exists() else None
-                async with database.system() as transaction:
-                    if held and await transaction.one(FIND_KEY, key_id=held) is not None:
-                        continue
-                    principal = await add_principal(transaction, kind, name, role)
-                    key = await access.issue(transaction, ENVIRONMENT, principal, name, ["*"])
-                    write_private(path, key.reveal_text())
+        async with bootstrapping(self.environment("registry")) as (database, bootstrap):
+            if not await _opens(database, self.owner_key):
+                # Whoever lost the key of an owner is not made another one on the way.
+                with suppress(FailedPrecondition):
+                    await bootstrap.owner(Identity(), keeping(self.owner_key))
+            if not await _opens(database, self.executor_key):
+                await bootstrap.service("executor", Identity(), keeping(self.executor_key))
+
+
+@asynccontextmanager
+async def bootstrapping(
+    environment: Mapping[str, str],
+) -> AsyncIterator[tuple[Database, Bootstrap]]:
+    """What makes the first callers of a registry, by its settings."""
+    settings = load(Settings, PREFIX, {**environment, **os.environ})
+    vault = registry.open_vault(settings)
+    async with registry.open_database(settings) as database:
+        await vault.prove(database)
+        access = registry.open_keys(settings, database)
+        log = registry.open_log(vault)
+        yield database, Bootstrap(database, access, log, settings.environment)
+
+
+async def _opens(database: Database, path: Path) -> bool:
+    held = _key_id(path)
+    async with database.system() as transaction:
+        return bool(held) and await transaction.one(FIND_KEY, key_id=held) is not None
+
+
+def _key_id(path: Path) -> str | None:
+    return key_id_of(path.read_text().strip()) if path.exists() else None
+
+
+def keeping(path: Path) -> Callable[[Secret], None]:
+    """Writes a key's text to a file that only its owner can read."""
+    return lambda key: write_private(path, key.reveal_text())
 
 
 def create_database(admin: Secret, name: str = DATABASE) -> None:

@@ -52,7 +52,7 @@ def _chapters(stage: Stage) -> None:
     _await_success(stage)
     _type(stage, "executions", "acme", "last")
     _say("And who changed what is in the audit log.")
-    _type(stage, "audit", "acme")
+    _type(stage, "audit", "list", "acme")
 
 
 def _type(stage: Stage, *arguments: str, expect: int = 0) -> None:

@@ -10,6 +10,9 @@ from tenon.registry.v1 import (
     config_service_pb2,
     credential_service_pb2,
     integration_service_pb2,
+    key_service_pb2,
+    principal_service_pb2,
+    staff_service_pb2,
     tenant_service_pb2,
 )
 
@@ -22,6 +25,9 @@ CONTRACTS: Final[dict[str, tuple[FileDescriptor, ...]]] = {
             config_service_pb2,
             credential_service_pb2,
             integration_service_pb2,
+            key_service_pb2,
+            principal_service_pb2,
+            staff_service_pb2,
             tenant_service_pb2,
         )
     ),

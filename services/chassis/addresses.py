@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -146,6 +147,15 @@ def verdict(address: str, port: int, allow: Sequence[AllowRule], host: str = "")
     if any(rule.covers(dialled, port, name) for rule in allow):
         return None
     return _reason(dialled)
+
+
+@lru_cache(maxsize=4096)
+def ip_of(text: str) -> Address | None:
+    """The address in a text, an IPv4 one that IPv6 carries as itself; None for what is none."""
+    try:
+        return _unmapped(ip_address(text))
+    except ValueError:
+        return None
 
 
 def _unmapped(address: Address) -> Address:

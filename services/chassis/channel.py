@@ -39,19 +39,50 @@ OPTIONS: Sequence[tuple[str, Any]] = (
 REASON: Final = "x-tenon-reason"
 
 
+class TokenFile:
+    """A credential in a file that somebody else renews, as a cluster does with its tokens."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._text = ""
+
+    def reveal_text(self) -> str:
+        """What the file holds now. Raises OSError where it cannot be read."""
+        found = self._path.stat()
+        seen = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if seen != self._seen:
+            self._text, self._seen = self._path.read_text().strip(), seen
+        return self._text
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """What a channel proves who it is with: PEM files, read when it is opened."""
+
+    certificate: Path
+    private_key: Path
+
+
 class ClearChannelError(Exception):
     """A key was to be sent over a channel that is neither TLS, loopback nor a Unix socket."""
 
 
 def open_channel(
-    target: str, *, key: Secret | None = None, ca_file: Path | None = None, reason: str = ""
+    target: str,
+    *,
+    key: Secret | TokenFile | None = None,
+    ca_file: Path | None = None,
+    certificate: ClientCertificate | None = None,
+    reason: str = "",
 ) -> grpc.aio.Channel:
-    """An asyncio channel that sends the key, and why, with every call."""
+    """An asyncio channel that sends the key, and why, with every call, or shows a certificate."""
     said = _Said(key, reason)
     interceptors = [_AsyncCall(said), _AsyncStream(said), _AsyncUpload(said)]
     if ca_file is not None:
+        credentials = _credentials(ca_file, certificate)
         return grpc.aio.secure_channel(
-            target, _credentials(ca_file), options=list(OPTIONS), interceptors=interceptors
+            target, credentials, options=list(OPTIONS), interceptors=interceptors
         )
     _refuse_clear(target)
     return grpc.aio.insecure_channel(target, options=list(OPTIONS), interceptors=interceptors)
@@ -87,15 +118,19 @@ def _is_local(target: str) -> bool:
         return False
 
 
-def _credentials(ca_file: Path) -> grpc.ChannelCredentials:
-    return grpc.ssl_channel_credentials(ca_file.read_bytes())
+def _credentials(ca_file: Path, own: ClientCertificate | None = None) -> grpc.ChannelCredentials:
+    if own is None:
+        return grpc.ssl_channel_credentials(ca_file.read_bytes())
+    return grpc.ssl_channel_credentials(
+        ca_file.read_bytes(), own.private_key.read_bytes(), own.certificate.read_bytes()
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Said:
     """What goes with every call."""
 
-    key: Secret | None
+    key: Secret | TokenFile | None
     reason: str
 
     def with_it(self, details: Any) -> grpc.aio.ClientCallDetails:

@@ -129,6 +129,12 @@ def parse_name(text: str, collection: str) -> tuple[str, str]:
     return tenant, name
 
 
+def collection_of(kind: str) -> str:
+    """What names of objects of a kind have in the middle: `roleBindings` for `RoleBinding`."""
+    word = kind[:1].lower() + kind[1:]
+    return f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+
+
 def _parts(text: str, pattern: str) -> list[str]:
     wanted, given = pattern.split("/"), text.split("/")
     if len(wanted) != len(given):

@@ -10,9 +10,8 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 from uuid import UUID
@@ -21,8 +20,10 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from services.chassis import errors, telemetry
+from services.chassis.addresses import Network, ip_of
 from services.chassis.channel import REASON
 from services.chassis.ids import parse_tenant, uuid7
+from services.chassis.proxies import FORWARDED, origin
 from services.chassis.rules import Rule, field_at
 from services.chassis.status import to_status
 from services.chassis.tenancy import PLATFORM, Principal, Tenant
@@ -51,6 +52,12 @@ class Call:
     peer: str
     request_id: str
     secure: bool = False
+    certificate: str = ""
+    """The subject of the client certificate that the channel proved."""
+    origin: str = ""
+    """Where it began, where a trusted proxy says so."""
+    again: bool = False
+    """A stream's call is looked at again: it is no new one."""
     principal: Principal = NOBODY
     tenant: str = PLATFORM
     tenant_id: UUID | None = field(default=None)
@@ -58,7 +65,7 @@ class Call:
     @property
     def address(self) -> str:
         """The caller's address without the port; `unix` for a socket."""
-        return address_of(self.peer)
+        return self.origin or address_of(self.peer)
 
     @property
     def user_agent(self) -> str:
@@ -89,8 +96,14 @@ Gate = Callable[[Call], Awaitable[None]]
 class Authenticator(Protocol):
     """Finds who a credential belongs to: the registry in its tables, the executor by asking it."""
 
-    async def authenticate(self, credential: str) -> Principal:
-        """The principal; Unauthenticated where there is none, for whatever reason."""
+    async def authenticate(self, credential: str, address: str = "") -> Principal:
+        """The principal of a key or token that came from an address.
+
+        Raises Unauthenticated where there is none, for whatever reason.
+        """
+
+    async def recognise(self, certificate: str, address: str = "") -> Principal:
+        """The principal of a client certificate, by its subject; raises the same."""
 
 
 class TenantFinder(Protocol):
@@ -101,11 +114,24 @@ class TenantFinder(Protocol):
 
 
 class Gates:
-    """The gates of one server."""
+    """The gates of one server.
 
-    def __init__(self, authenticator: Authenticator, tenants: TenantFinder) -> None:
+    A forwarded address counts only from `proxies`. `observe` sees every call whose caller is known,
+    also one that is then refused, but no stream's a second time.
+    """
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        tenants: TenantFinder,
+        *,
+        proxies: Sequence[Network] = (),
+        observe: Callable[[Call], None] | None = None,
+    ) -> None:
         self._authenticator = authenticator
         self._tenants = tenants
+        self._proxies = tuple(proxies)
+        self._observe = observe
 
     def in_order(self) -> Sequence[Gate]:
         """The declared order."""
@@ -124,15 +150,25 @@ class Gates:
             )
 
     async def authenticate(self, call: Call) -> None:
-        """Find the principal of the call's credential."""
-        kind, _, credential = call.metadata.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not credential:
-            raise errors.Unauthenticated("no credential: send `authorization: Bearer <key>`")
-        principal = await self._authenticator.authenticate(credential)
+        """Find the principal of the call's credential, or else of its channel's certificate."""
+        if self._proxies and FORWARDED in call.metadata:
+            call.origin = origin(address_of(call.peer), call.metadata[FORWARDED], self._proxies)
+        principal = await self._principal(call)
         if not principal.may_call_from(ip_of(call.address)):
             log.warning("%s was used from %s, which it may not be", principal.session, call.address)
             raise errors.Unauthenticated("the credential is not valid")
         call.principal = principal
+        if self._observe is not None and not call.again:
+            self._observe(call)
+
+    async def _principal(self, call: Call) -> Principal:
+        said = call.metadata.get("authorization", "")
+        if call.certificate and not said:
+            return await self._authenticator.recognise(call.certificate, call.address)
+        kind, _, credential = said.partition(" ")
+        if kind.lower() != "bearer" or not credential:
+            raise errors.Unauthenticated("no credential: send `authorization: Bearer <key>`")
+        return await self._authenticator.authenticate(credential, call.address)
 
     async def authorise(self, call: Call) -> None:
         """Let a principal pass that has the rule's permission in the message's tenant."""
@@ -179,7 +215,11 @@ def _tenant_of(call: Call) -> str:
     rule = call.rule
     if not rule.tenant_field:
         return PLATFORM
-    named = tenant_named(field_at(call.message, rule.tenant_field))
+    text = field_at(call.message, rule.tenant_field)
+    if rule.tenant_optional and "/" in text and not text.startswith("tenants/"):
+        # The name of a thing of the platform begins with its own collection.
+        return PLATFORM
+    named = tenant_named(text)
     if named or rule.tenant_optional:
         return named
     accesses = list(call.principal.accesses.values())
@@ -246,17 +286,25 @@ class Frame:
             except Exception as error:  # noqa: BLE001 - nothing unnamed may leave
                 await self._end(context, call, error)
 
+    async def look_again(self, call: Call) -> None:
+        """Put a stream's call to the gates once more; raises where it may not go on."""
+        again = replace(call, again=True)
+        for gate in self._gates:
+            await gate(again)
+
     def _call(self, context: Any) -> Call:
         metadata = dict(context.invocation_metadata() or ())
         peer = context.peer() or ""
-        asked = metadata.get("x-request-id", "")
+        local, asked = is_local(peer), metadata.get("x-request-id", "")
+        channel = {} if local and "authorization" in metadata else context.auth_context()
         return Call(
             rule=self._rule,
             message=NO_MESSAGE,
             metadata=metadata,
             peer=peer,
             request_id=asked if REQUEST_ID.fullmatch(asked) else str(uuid7()),
-            secure=is_local(peer) or is_encrypted(context.auth_context()),
+            secure=local or is_encrypted(channel),
+            certificate=certified(channel),
         )
 
     async def _end(self, context: Any, call: Call, error: Exception) -> None:
@@ -269,6 +317,7 @@ class Frame:
         await context.abort_with_status(to_status(error, call.request_id))
 
 
+@lru_cache(maxsize=4096)
 def address_of(peer: str) -> str:
     """The address in gRPC's peer text: `ipv4:1.2.3.4:5`, `ipv6:%5B::1%5D:5` or `unix:...`."""
     kind, _, rest = peer.partition(":")
@@ -289,20 +338,17 @@ def is_local(peer: str) -> bool:
         return False
 
 
-@lru_cache(maxsize=4096)
-def ip_of(address: str) -> IPv4Address | IPv6Address | None:
-    """The address in a text, an IPv4 one that IPv6 carries as itself; None for what is none."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return None
-    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
-    return mapped or found
-
-
 def is_encrypted(auth_context: Mapping[str, Sequence[bytes]]) -> bool:
     """Whether gRPC says that the channel is TLS; a clear one has an auth context, too."""
     return b"ssl" in auth_context.get("transport_security_type", ())
+
+
+def certified(auth_context: Mapping[str, Sequence[bytes]]) -> str:
+    """The subject of the client certificate gRPC verified: its first URI, DNS name, or else CN."""
+    for part in ("peer_uri", "peer_dns", "x509_common_name"):
+        for value in auth_context.get(part, ()):
+            return value.decode(errors="replace")
+    return ""
 
 
 def _bound(context: Any) -> float:

@@ -6,7 +6,7 @@ service's system login asks it to. Months are UTC's, each named by its first day
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
@@ -24,6 +24,12 @@ MADE: Final = (-1, 0, 1)
 KEPT_BEHIND: Final = 2
 
 Partition = tuple[str, date]
+# What a service does with a month before it goes.
+Closing = Callable[[str, date], Awaitable[None]]
+
+
+async def just_go(table: str, month: date) -> None:
+    """For months of which nothing has to be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +50,12 @@ class TimeTables:
         self._detach = _asking(schema, "detach_partition")
         self._drop = _asking(schema, "drop_partition")
 
-    async def keep(self, database: Database, now: datetime, retention: timedelta) -> Changed:
+    async def keep(
+        self, database: Database, now: datetime, retention: timedelta, closing: Closing = just_go
+    ) -> Changed:
         """Make the months that are wanted at `now`, and drop those wholly older than `retention`.
 
+        Each is given to `closing` first; where that fails the month is left for later.
         Safe to repeat, and for two at once. Raises Unavailable where the database is away.
         """
         found = await self._found(database)
@@ -57,8 +66,10 @@ class TimeTables:
             if (table, month) not in found
         ]
         outlived = [each for each in sorted(found) if has_had_its_time(each[1], now, retention)]
-        made, not_made = await self._each(database, missing, self._make)
-        dropped, not_dropped = await self._each(database, outlived, self._detach, self._drop)
+        made, not_made = await self._each(database, missing, just_go, self._make)
+        dropped, not_dropped = await self._each(
+            database, outlived, closing, self._detach, self._drop
+        )
         return Changed(made, dropped, (*not_made, *not_dropped))
 
     async def _found(self, database: Database) -> set[Partition]:
@@ -70,13 +81,18 @@ class TimeTables:
         return {(m[1], date(int(m[2]), int(m[3]), 1)) for m in matches if m}
 
     async def _each(
-        self, database: Database, partitions: Iterable[Partition], *steps: Statement
+        self,
+        database: Database,
+        partitions: Iterable[Partition],
+        closing: Closing,
+        *steps: Statement,
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Take the steps for each, every one a transaction; who changed, and who was postponed."""
         changed, postponed = [], []
         for table, month in partitions:
             name = f"{table}_{month:%Y_%m}"
             try:
+                await closing(table, month)
                 if [await _ask(database, step, table, month) for step in steps][-1]:
                     changed.append(name)
             except errors.Unavailable:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from services.chassis.database import Database
-from services.chassis.partitions import Changed, TimeTables
+from services.chassis.partitions import Changed, Closing, TimeTables, just_go
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,14 @@ class Retention:
         retention: timedelta,
         forget: Forget = forget_nothing,
         clock: Clock = utc_now,
+        closing: Closing = just_go,
     ) -> None:
         self._database = database
         self._tables = tables
         self._retention = retention
         self._forget = forget
         self._clock = clock
+        self._closing = closing
 
     async def follow(self) -> None:
         """A round at once and then every hour, sooner if something was postponed. Never returns."""
@@ -64,7 +66,7 @@ class Retention:
     async def keep(self) -> Round:
         """One round; safe to repeat, and for two at once."""
         now = self._clock()
-        months = await self._tables.keep(self._database, now, self._retention)
+        months = await self._tables.keep(self._database, now, self._retention, self._closing)
         done = Round(months, await self._forget(self._database, now))
         log.info(
             "retention: %d months made, %d dropped, %d postponed, %d rows forgotten",

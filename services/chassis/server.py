@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.chassis.errors import InvalidArgument, Unavailable
+from services.chassis.holding import while_allowed
 from services.chassis.interceptors import Frame, Gate
 from services.chassis.rules import rule_of
 
 LARGEST_MESSAGE = 4 * 2**20
+# A token may have 8 KiB; what is a little larger is for us to refuse, not for gRPC.
+METADATA_SIZE = 16 * 2**10
 CONNECTION_AGE_MS = 15 * 60 * 1000
 CONNECTION_GRACE_MS = 60 * 1000
 
@@ -34,12 +38,14 @@ class Service:
 class Listen:
     """Where a server listens; with a certificate it speaks TLS.
 
-    With `reuse_port` other processes of the same user may listen there too.
+    With `client_ca` every caller must show a certificate which that authority signed. With
+    `reuse_port` other processes of the same user may listen there too.
     """
 
     address: str
     certificate: Path | None = None
     private_key: Path | None = None
+    client_ca: Path | None = None
     reuse_port: bool = False
 
 
@@ -71,6 +77,8 @@ async def serving(
 def _options(listen: Listen) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+        ("grpc.max_metadata_size", METADATA_SIZE),
+        ("grpc.absolute_max_metadata_size", 2 * METADATA_SIZE),
         ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
         ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_MS),
         ("grpc.so_reuseport", int(listen.reuse_port)),
@@ -81,7 +89,7 @@ def _options(listen: Listen) -> list[tuple[str, Any]]:
 
 def _listen(server: grpc.aio.Server, listen: Listen) -> int:
     try:
-        if listen.certificate is None and listen.private_key is None:
+        if listen.certificate is None and listen.private_key is None and listen.client_ca is None:
             return server.add_insecure_port(listen.address)
         return server.add_secure_port(listen.address, _credentials(listen))
     except RuntimeError:
@@ -93,7 +101,11 @@ def _credentials(listen: Listen) -> grpc.ServerCredentials:
     if listen.certificate is None or listen.private_key is None:
         raise InvalidArgument("TLS needs both a certificate and its private key")
     pair = (listen.private_key.read_bytes(), listen.certificate.read_bytes())
-    return grpc.ssl_server_credentials([pair])
+    if listen.client_ca is None:
+        return grpc.ssl_server_credentials([pair])
+    return grpc.ssl_server_credentials(
+        [pair], listen.client_ca.read_bytes(), require_client_auth=True
+    )
 
 
 def _handlers(service: Service, gates: Sequence[Gate]) -> grpc.GenericRpcHandler:
@@ -132,8 +144,9 @@ def _answering_stream(frame: Frame, rpc: Callable[..., Any]) -> Callable[..., An
         async with (
             frame.around(request, context, bounded=False) as call,
             aclosing(rpc(request, call)) as answers,
+            aclosing(while_allowed(answers, partial(frame.look_again, call))) as allowed,
         ):
-            async for answer in answers:
+            async for answer in allowed:
                 yield answer
 
     return behaviour

@@ -75,8 +75,9 @@ class Access:
 class Principal:
     """Whoever calls, with everything authorisation needs; no secret in it.
 
-    `session` is what it called with (a key's id, a token's id), and `ranges` the only addresses it
-    may call from (empty: any).
+    `session` is what it called with (a key's id, a token's id), `ranges` the only addresses it may
+    call from (empty: any), and `identity` names its kind, issuer and subject
+    (`chassis.invalidation.identity_of`).
     """
 
     principal_id: UUID
@@ -86,6 +87,7 @@ class Principal:
     expires_at: datetime | None = None
     session: str = ""
     ranges: tuple[Network, ...] = ()
+    identity: str = ""
 
     def access(self, named: str) -> Access | None:
         """Its own access in a tenant, by slug or id."""

@@ -4,6 +4,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from services.chassis.invalidation import Invalidation
 from services.chassis.tenancy import Tenant
 
 KEPT_S: Final = 1.0
@@ -21,6 +22,7 @@ class TenantFinder:
         self._load = load
         self._clock = clock
         self._found: dict[str, tuple[Tenant, float]] = {}
+        self._drops = 0
 
     async def find(self, slug_or_id: str) -> Tenant | None:
         """The tenant, by either of its names."""
@@ -28,11 +30,24 @@ class TenantFinder:
         kept = self._found.get(slug_or_id)
         if kept is not None and now < kept[1]:
             return kept[0]
+        drops = self._drops
         found = await self._load(slug_or_id)
-        if found is None:
+        if found is None or drops != self._drops:
             self._found.pop(slug_or_id, None)
-            return None
+            return found
         if len(self._found) >= MOST:
             self._found.clear()
         self._found[slug_or_id] = (found, now + KEPT_S)
         return found
+
+    def forget(self, told: Invalidation) -> None:
+        """Drop a tenant that is in another state now; what is being loaded is not kept."""
+        if told.what not in {"tenant", "everything"}:
+            return
+        self._drops += 1
+        tenant_id = told.tenant_id
+        gone = [
+            name for name, (found, _) in self._found.items() if tenant_id in {None, found.tenant_id}
+        ]
+        for name in gone:
+            del self._found[name]

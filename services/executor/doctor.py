@@ -13,9 +13,9 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
+from services.chassis.cache import Clock
 from services.chassis.database import Database
 from services.executor import lanes
-from services.executor.cache import Clock
 from services.executor.store import doctor as store
 from services.executor.store.doctor import Examined, Load
 

@@ -16,6 +16,7 @@ from services.chassis.errors import FailedPrecondition, NotFound, invalid
 from services.chassis.expressions import Json
 from services.chassis.ids import uuid7
 from services.executor import lanes, links, progress
+from services.executor.audit import Deed, Doer, telling
 from services.executor.progress import Progress
 from services.executor.recipe import PARTS, Recipe
 from services.executor.registry import LeasedKey, Resolved
@@ -303,7 +304,7 @@ class Executions:
                 return found
             waiter.woken.clear()
 
-    async def cancel(self, tenant_id: UUID, execution_id: UUID) -> Execution:
+    async def cancel(self, tenant_id: UUID, execution_id: UUID, doer: Doer) -> Execution:
         """End an execution before its time; answers with it as it then is. Raises NotFound.
 
         What waits ends at once. What runs is told, and ended as soon as its worker hears of it; one
@@ -312,23 +313,24 @@ class Executions:
         found = await self.get(tenant_id, execution_id)
         if found.ended:
             return found
-        if await self._cancelled(tenant_id, execution_id):
+        deed = Deed("Execution", "cancel", found.connector, execution_id)
+        if await self._cancelled(tenant_id, execution_id, telling(tenant_id, doer, deed)):
             self._changes.tell(execution_id, None)
         return await self.wait(tenant_id, execution_id, CANCEL_S)
 
-    async def _cancelled(self, tenant_id: UUID, execution_id: UUID) -> bool:
+    async def _cancelled(self, tenant_id: UUID, execution_id: UUID, told: Bound) -> bool:
         """Whether it waited, and has ended now."""
         for _ in range(_DEADLOCKS):
             # Its worker may record something meanwhile.
             with suppress(Deadlocked):
-                return await self._cancelled_once(tenant_id, execution_id)
-        return await self._cancelled_once(tenant_id, execution_id)
+                return await self._cancelled_once(tenant_id, execution_id, told)
+        return await self._cancelled_once(tenant_id, execution_id, told)
 
-    async def _cancelled_once(self, tenant_id: UUID, execution_id: UUID) -> bool:
+    async def _cancelled_once(self, tenant_id: UUID, execution_id: UUID, told: Bound) -> bool:
         async with self._database.tenant(tenant_id) as tx:
             gone = await lanes.cancel(tx, tenant_id, execution_id)
-            if gone:
-                await tx.pipeline(ends.giving_up(tenant_id, execution_id, CANCELLED))
+            giving_up = ends.giving_up(tenant_id, execution_id, CANCELLED) if gone else []
+            await tx.pipeline([*giving_up, told])
         return gone
 
 

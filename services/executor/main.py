@@ -11,25 +11,41 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
+import grpc
 from tenon.executor.v1 import execution_service_pb2, lane_service_pb2
 
 from services.chassis import budget, metrics
 from services.chassis.budget import Share
-from services.chassis.channel import open_channel
+from services.chassis.channel import ClientCertificate, TokenFile, open_channel
 from services.chassis.database import Database, connections_of
 from services.chassis.egress import Egress, Limits, parse_allow
 from services.chassis.evaluator import Evaluator
 from services.chassis.interceptors import Gates
 from services.chassis.leader import lead
 from services.chassis.process import background, ready_until_told, start
+from services.chassis.proxies import parse_networks
 from services.chassis.retention import Retention
+from services.chassis.secret import Secret
 from services.chassis.server import Listen, Service, serving
 from services.chassis.settings import SettingsError
 from services.chassis.telemetry import bind, remember
-from services.executor import doctor, ingress, lanes, projection, scheduler
+from services.chassis.tenants import TenantFinder
+from services.chassis.usage import Counter, kept
+from services.executor import (
+    audit_shipping,
+    doctor,
+    draining,
+    ingress,
+    invalidations,
+    lanes,
+    projection,
+    scheduler,
+)
 from services.executor.activity import Activities
+from services.executor.audit_shipping import Shipping
 from services.executor.crew import supervise_crew
 from services.executor.doctor import Doctor
+from services.executor.draining import Draining
 from services.executor.dry_runs import DryRuns
 from services.executor.executions import Executions
 from services.executor.inbound import Inbound
@@ -67,6 +83,7 @@ class Wired:
     settings: Settings
     database: Database
     registry: Registry
+    tenants: TenantFinder
     catalog: Catalog
     changes: Changes
     evaluator: Evaluator
@@ -111,16 +128,25 @@ def _ageing(wired: Wired) -> Callable[[], Awaitable[None]]:
 async def _calls(wired: Wired) -> AsyncIterator[Ports]:
     """The gRPC services."""
     settings, database = wired.settings, wired.database
-    gates = Gates(wired.registry, tenants.finder(database)).in_order()
+    proxies = parse_networks(f"{PREFIX}_TRUSTED_PROXIES", settings.trusted_proxies)
+    counter = Counter()
+    gates = Gates(wired.registry, wired.tenants, proxies=proxies, observe=counter.observe)
     listen = Listen(
-        settings.listen, settings.certificate, settings.private_key, settings.reuse_port
+        settings.listen,
+        settings.certificate,
+        settings.private_key,
+        settings.client_ca,
+        settings.reuse_port,
     )
     switchboard = Switchboard(database, wired.catalog, wired.worker.meters)
     services = [
         Service(EXECUTIONS, _executions(wired)),
         Service(LANES, LaneServicer(switchboard)),
     ]
-    async with serving(services, gates, listen) as port:
+    async with (
+        kept(counter, wired.registry.report_usage),
+        serving(services, [*gates.in_order(), counter.follow], listen) as port,
+    ):
         yield {"grpc": port}
 
 
@@ -162,9 +188,18 @@ TURNS: Final = job(lambda wired: wired.worker.run(), sessions=2)
 # What callers wait for is run by the process that serves them.
 WAITED_FOR: Final = job(lambda wired: wired.worker.run(takes_turns=False), sessions=2)
 CHANGES: Final = job(lambda wired: wired.changes.follow(), sessions=1)
+INVALIDATIONS: Final = job(
+    lambda wired: invalidations.follow(wired.registry, wired.registry.forget, wired.tenants.forget),
+    sessions=0,
+)
 LOOPS: Final = (
     leading(projection.LEADER, lambda wired: Projection(wired.database, wired.registry).follow),
     leading(retention.LEADER, _ageing),
+    leading(
+        draining.LEADER,
+        lambda wired: Draining(wired.database, wired.registry, wired.settings.drain_s).follow,
+    ),
+    leading(audit_shipping.LEADER, lambda wired: Shipping(wired.database, wired.registry).follow),
     leading(scheduler.LEADER, lambda wired: wired.scheduler.follow),
     leading(doctor.LEADER, lambda wired: wired.doctor.follow),
 )
@@ -174,10 +209,10 @@ WEBHOOKS: Final = Part(_webhooks)
 
 ROLES: Final[Mapping[str, tuple[Part, ...]]] = {
     # Each part outlives those after it, so that what the doors still let in has its worker.
-    ALL_ROLES: (METRICS, TURNS, CHANGES, *LOOPS, CALLS, WEBHOOKS),
-    "rpc": (METRICS, WAITED_FOR, CHANGES, CALLS),
-    "ingress": (METRICS, WEBHOOKS),
-    "work": (METRICS, TURNS, *LOOPS),
+    ALL_ROLES: (METRICS, INVALIDATIONS, TURNS, CHANGES, *LOOPS, CALLS, WEBHOOKS),
+    "rpc": (METRICS, INVALIDATIONS, WAITED_FOR, CHANGES, CALLS),
+    "ingress": (METRICS, INVALIDATIONS, WEBHOOKS),
+    "work": (METRICS, INVALIDATIONS, TURNS, *LOOPS),
 }
 
 
@@ -199,9 +234,7 @@ async def run(settings: Settings) -> None:
 async def _serve(settings: Settings) -> None:
     async with (
         _database(settings) as database,
-        open_channel(
-            settings.registry, key=remember(settings.service_key), ca_file=settings.registry_ca
-        ) as channel,
+        _channel(settings) as channel,
         Egress(parse_allow(settings.egress_allow), STEP_LIMITS) as egress,
         Evaluator() as evaluator,
     ):
@@ -214,6 +247,32 @@ async def _serve(settings: Settings) -> None:
             for part in ROLES[settings.role]:
                 ports |= await parts.enter_async_context(part.running(wired))
             await ready_until_told(**ports)
+
+
+def _channel(settings: Settings) -> grpc.aio.Channel:
+    """The channel to the registry, with the one thing that says who we are."""
+    key, certificate = _identity(settings)
+    if certificate is not None and settings.registry_ca is None:
+        raise SettingsError(f"{PREFIX}_CLIENT_CERTIFICATE needs {PREFIX}_REGISTRY_CA")
+    return open_channel(
+        settings.registry, key=key, ca_file=settings.registry_ca, certificate=certificate
+    )
+
+
+def _identity(settings: Settings) -> tuple[Secret | TokenFile | None, ClientCertificate | None]:
+    ours: list[tuple[Secret | TokenFile | None, ClientCertificate | None]] = []
+    if settings.service_key is not None:
+        ours.append((remember(settings.service_key), None))
+    if settings.service_token_file is not None:
+        ours.append((TokenFile(settings.service_token_file), None))
+    if settings.client_certificate is not None and settings.client_key is not None:
+        ours.append((None, ClientCertificate(settings.client_certificate, settings.client_key)))
+    if len(ours) != 1 or (settings.client_certificate is None) != (settings.client_key is None):
+        raise SettingsError(
+            f"set exactly one of {PREFIX}_SERVICE_KEY, {PREFIX}_SERVICE_TOKEN_FILE, and "
+            f"{PREFIX}_CLIENT_CERTIFICATE with {PREFIX}_CLIENT_KEY"
+        )
+    return ours[0]
 
 
 def _database(settings: Settings) -> Database:
@@ -239,7 +298,7 @@ def _wire(
     limits = WorkerLimits(items=settings.concurrency, lease_s=settings.lease_s)
     worker = Worker(database, {running.name: running}, recorder, limits)
     return Wired(
-        settings, database, registry, catalog, changes, evaluator, worker,
+        settings, database, registry, tenants.finder(database), catalog, changes, evaluator, worker,
         Scheduler(database, registry), Doctor(database),
     )  # fmt: skip
 

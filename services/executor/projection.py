@@ -16,10 +16,10 @@ from typing import Final
 from uuid import UUID
 
 from services.chassis import errors, failpoints
+from services.chassis.cache import Clock
 from services.chassis.database import Database
 from services.chassis.retention import utc_now
 from services.executor import scheduler
-from services.executor.cache import Clock
 from services.executor.governing import govern
 from services.executor.registry import FeedMessage, Registry, Snapshot
 from services.executor.store import cursor, projected, tenants
@@ -82,7 +82,9 @@ class Projection:
 
     def _note(self, message: FeedMessage) -> None:
         changed = message.changed
-        if changed is not None and changed.revision > self._known.get(changed.tenant_id, 0):
+        if changed is not None and (
+            changed.leaving or changed.revision > self._known.get(changed.tenant_id, 0)
+        ):
             self._owed.setdefault(changed.tenant_id, _Owed(self._clock()))
 
     async def _settle(self) -> None:
@@ -95,6 +97,10 @@ class Projection:
     async def _try(self, tenant_id: UUID, owed: _Owed) -> None:
         try:
             self._known[tenant_id] = await self.project(tenant_id)
+        except errors.NotFound:
+            # It is purged: what this service had of it has gone before.
+            log.info("the registry knows tenant %s no more", tenant_id)
+            del self._owed[tenant_id]
         except Exception as error:  # one tenant's fault must not stop the others
             owed.tries += 1
             wait = min(FIRST_WAIT_S * 2**owed.tries, LONGEST_WAIT_S)
@@ -123,7 +129,11 @@ class Projection:
 
     async def _write(self, snapshot: Snapshot, seen: int | None) -> None:
         tenant = ProjectedTenant(
-            snapshot.tenant_id, snapshot.slug, snapshot.enabled, snapshot.revision
+            snapshot.tenant_id,
+            snapshot.slug,
+            snapshot.enabled,
+            snapshot.revision,
+            snapshot.draining,
         )
         async with self._database.tenant(snapshot.tenant_id) as tx:
             if not await tenants.write(tx, tenant, seen=seen):

@@ -8,30 +8,47 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from ipaddress import ip_network
 from typing import Final, TypeVar, cast
 from uuid import UUID
 
 import grpc
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict
 from tenon.registry.v1 import access_service_pb2 as access
 from tenon.registry.v1 import access_service_pb2_grpc as access_grpc
+from tenon.registry.v1 import audit_service_pb2 as audit
+from tenon.registry.v1 import audit_service_pb2_grpc as audit_grpc
 from tenon.registry.v1 import config_service_pb2 as config
 from tenon.registry.v1 import config_service_pb2_grpc as config_grpc
 from tenon.registry.v1 import credential_service_pb2 as credential
 from tenon.registry.v1 import credential_service_pb2_grpc as credential_grpc
+from tenon.registry.v1 import tenant_service_pb2 as tenant
+from tenon.registry.v1 import tenant_service_pb2_grpc as tenant_grpc
 
 from services.chassis import errors, tenancy
+from services.chassis.cache import Cache, Clock, Keeping
+from services.chassis.invalidation import Invalidation, invalidation
 from services.chassis.redaction import remember
 from services.chassis.secret import Secret
 from services.chassis.status import from_rpc_error
 from services.chassis.strict_json import whole
-from services.executor.cache import Cache, Clock, Keeping
+from services.chassis.usage import Counted
 from services.executor.steering import Limits
+from services.executor.store.audit_outbox import Told
 from services.executor.store.projected import ProjectedObject
 
 log = logging.getLogger(__name__)
@@ -54,6 +71,10 @@ KINDS: Final[Mapping[str, str]] = {
     "subscription": "Subscription",
 }
 """The snapshot's word for each kind that is projected, and the YAML's."""
+
+REVISION: Final = "revision"
+LEAVING: Final = "tenant"
+"""What the feed says of a tenant that is being deleted."""
 
 CALLER_UNKNOWN: Final = "CALLER_UNKNOWN"
 """The registry's reason where it is the caller, not we, whom it does not know."""
@@ -96,14 +117,16 @@ class Snapshot:
     enabled: bool
     limits: Limits
     objects: tuple[ProjectedObject, ...]
+    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A tenant has come to a revision."""
+    """A tenant has come to a revision, or is `leaving`."""
 
     tenant_id: UUID
     revision: int
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,22 +148,52 @@ class Registry:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._access: access_grpc.AccessServiceAsyncStub = access_grpc.AccessServiceStub(channel)
+        self._audit: audit_grpc.AuditServiceAsyncStub = audit_grpc.AuditServiceStub(channel)
         self._config: config_grpc.ConfigServiceAsyncStub = config_grpc.ConfigServiceStub(channel)
         self._credentials: credential_grpc.CredentialServiceAsyncStub = (
             credential_grpc.CredentialServiceStub(channel)
         )
+        self._tenants: tenant_grpc.TenantServiceAsyncStub = tenant_grpc.TenantServiceStub(channel)
         self._now = now
         self._principals: Cache[bytes, tenancy.Principal] = Cache(PRINCIPALS, clock)
         self._resolved: Cache[tuple[UUID, str, int], Resolved] = Cache(SECRETS, clock)
         self._keys: Cache[UUID, LeasedKey] = Cache(SECRETS, clock)
 
-    async def authenticate(self, credential_text: str) -> tenancy.Principal:
-        """Who a credential belongs to. Raises Unauthenticated, or Unavailable when unknown yet."""
-        digest = hashlib.sha256(credential_text.encode()).digest()
-        found = await self._principals.get(digest, lambda: self._authenticate(credential_text))
-        if found.expires_at is not None and found.expires_at <= self._now():
-            raise errors.Unauthenticated("the credential is not valid")
-        return found
+    async def authenticate(self, credential: str, address: str = "") -> tenancy.Principal:
+        """Who a key or token belongs to, that came from an address.
+
+        Raises Unauthenticated, ResourceExhausted, or Unavailable when unknown yet.
+        """
+        mark = hashlib.sha256(f"credential {credential}".encode()).digest()
+        found = self._principals.known(mark)
+        if found is None:
+            request = access.AuthenticateRequest(credential=credential, address=address)
+            found = await self._principals.get(mark, partial(self._authenticate, request))
+        return self._in_time(found)
+
+    async def recognise(self, certificate: str, address: str = "") -> tenancy.Principal:
+        """Who the subject of a client certificate is; raises the same."""
+        mark = hashlib.sha256(f"certificate {certificate}".encode()).digest()
+        request = access.AuthenticateRequest(certificate=certificate, address=address)
+        found = await self._principals.get(mark, partial(self._authenticate, request))
+        return self._in_time(found)
+
+    def forget(self, told: Invalidation) -> None:
+        """Drop the principals it concerns, and a tenant's secrets and key."""
+        concerned, tenant_id = told.concerns(), told.tenant_id
+        self._principals.drop(lambda _, principal: concerned(principal))
+        if tenant_id is not None:
+            self._resolved.drop(lambda key, _: key[0] == tenant_id)
+            self._keys.drop(lambda key, _: key == tenant_id)
+
+    async def watch_invalidations(self) -> AsyncGenerator[Invalidation | None, None]:
+        """What no longer holds: everything first, then as it happens; None is a sign of life."""
+        call = self._access.WatchInvalidations(access.WatchInvalidationsRequest())
+        try:
+            async for told in _heard(call):
+                yield invalidation(told.what, told.of) if told.what else None
+        finally:
+            call.cancel()
 
     async def resolve(self, tenant_id: UUID, name: str, version: int) -> Resolved:
         """The values of a credential; `version` is the projected one: a new one is asked anew."""
@@ -165,20 +218,20 @@ class Registry:
         if head.tenant_uid != str(tenant_id):
             raise errors.Unavailable("the registry sent a snapshot without its head")
         return Snapshot(
-            tenant_id, head.tenant, head.revision, head.enabled, _limits(head), tuple(objects)
+            tenant_id,
+            head.tenant,
+            head.revision,
+            head.enabled,
+            _limits(head),
+            tuple(objects),
+            head.draining,
         )
 
     async def watch_feed(self, position: str) -> AsyncGenerator[FeedMessage, None]:
         """What changes from a position on, endlessly. Raises OutOfRange where it is not kept."""
         call = self._config.WatchFeed(config.WatchFeedRequest(position=position))
         try:
-            answers = aiter(call)
-            while True:
-                with _our_errors():
-                    async with asyncio.timeout(SILENCE_S):
-                        answer = await anext(answers, None)
-                if answer is None:
-                    return
+            async for answer in _heard(call):
                 yield FeedMessage(answer.position, _changed(answer))
         finally:
             call.cancel()
@@ -188,8 +241,47 @@ class Registry:
         request = config.ReportProjectionRequest(name=f"tenants/{tenant_id}", revision=revision)
         await _asked(self._config.ReportProjection(request, timeout=CALL_S))
 
-    async def _authenticate(self, credential_text: str) -> tuple[tenancy.Principal, float]:
-        request = access.AuthenticateRequest(credential=credential_text)
+    async def report_purge(self, tenant_id: UUID, rows: Mapping[str, int]) -> None:
+        """Say that we have nothing of a tenant any more; how many rows it had, by table."""
+        request = tenant.ReportPurgeRequest(name=f"tenants/{tenant_id}", rows=rows)
+        await _asked(self._tenants.ReportPurge(request, timeout=CALL_S))
+
+    async def record(self, tenant_id: UUID | None, told: Sequence[Told]) -> None:
+        """Take what was done here into a tenant's audit log, or into the platform's."""
+        request = audit.RecordAuditEventsRequest(
+            parent=f"tenants/{tenant_id}" if tenant_id else "",
+            events=[ParseDict(one.event, audit.RecordedEvent()) for one in told],
+        )
+        await _asked(self._audit.RecordAuditEvents(request, timeout=CALL_S))
+
+    async def report_usage(self, counted: Counted) -> None:
+        """Hand on what was counted of calls by API key."""
+        request = access.ReportUsageRequest()
+        for use in counted.uses:
+            row = request.uses.add(
+                key_id=use.key_id,
+                method=use.method,
+                address=use.address,
+                user_agent=use.user_agent,
+                count=use.count,
+            )
+            row.bucket_time.FromSeconds(use.bucket)
+            row.last_use_time.FromNanoseconds(int(use.last * 1e9))
+        for stay in counted.stays:
+            switch = request.switches.add(
+                principal_uid=str(stay.principal_id), tenant_uid=str(stay.tenant_id)
+            )
+            switch.switch_time.FromNanoseconds(int(stay.since * 1e9))
+        await _asked(self._access.ReportUsage(request, timeout=CALL_S))
+
+    def _in_time(self, found: tenancy.Principal) -> tenancy.Principal:
+        if found.expires_at is not None and found.expires_at <= self._now():
+            raise errors.Unauthenticated("the credential is not valid")
+        return found
+
+    async def _authenticate(
+        self, request: access.AuthenticateRequest
+    ) -> tuple[tenancy.Principal, float]:
         answer = await _asked(self._access.Authenticate(request, timeout=CALL_S), of_caller=True)
         return principal(answer), PRINCIPALS.stale_s
 
@@ -226,6 +318,7 @@ def principal(answer: access.AuthenticateResponse) -> tenancy.Principal:
         expires_at=answer.expire_time.ToDatetime(UTC) if answer.HasField("expire_time") else None,
         session=answer.session,
         ranges=tuple(map(ip_network, answer.address_ranges)),
+        identity=answer.identity,
     )
 
 
@@ -274,7 +367,22 @@ def _is_projected(each: config.SnapshotObject) -> bool:
 def _changed(answer: config.WatchFeedResponse) -> Changed | None:
     if not answer.HasField("entry"):
         return None
-    return Changed(UUID(answer.entry.tenant_uid), answer.entry.revision)
+    entry = answer.entry
+    if entry.kind not in {REVISION, LEAVING}:
+        return None
+    return Changed(UUID(entry.tenant_uid), entry.revision, leaving=entry.kind == LEAVING)
+
+
+async def _heard(answers: AsyncIterable[Answer]) -> AsyncIterator[Answer]:
+    """The answers of a stream that gives signs of life, in our errors."""
+    waiting = aiter(answers)
+    while True:
+        with _our_errors():
+            async with asyncio.timeout(SILENCE_S):
+                answer = await anext(waiting, None)
+        if answer is None:
+            return
+        yield answer
 
 
 async def _asked(call: Awaitable[Answer], *, of_caller: bool = False) -> Answer:

@@ -20,8 +20,14 @@ class Settings:
 
     `listen` and `ingress_port` take port 0 for any free one. `egress_allow` is a list of internal
     hosts and networks that connectors may reach (`chassis.addresses.parse_allow`). `lease_s` is how
-    long a dead worker keeps what it had claimed. `retention_days` is how long events and executions
-    are kept at least: they go by whole months, and never before two of them are over.
+    long a dead worker keeps what it had claimed, `drain_s` how long the runs of a tenant that is
+    being deleted may go on. `retention_days` is how long events and executions are kept at least:
+    they go by whole months, and never before two of them are over.
+
+    The registry knows us by exactly one of: `service_key`, `service_token_file` (read again when it
+    changes), or `client_certificate` with `client_key`. With `client_ca` our own callers must show
+    a certificate of that authority. Only `trusted_proxies`, a list of networks, may say for whom
+    they call (`x-forwarded-for`).
 
     Metrics are served on `metrics_port`, or nowhere where it is 0; of several processes the first
     serves them there, each further one on the next port.
@@ -29,18 +35,24 @@ class Settings:
 
     database_url: Secret
     system_database_url: Secret
-    service_key: Secret
+    service_key: Secret | None = None
+    service_token_file: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
     registry: str = "127.0.0.1:50051"
     registry_ca: Path | None = None
     listen: str = "127.0.0.1:50052"
     certificate: Path | None = None
     private_key: Path | None = None
+    client_ca: Path | None = None
+    trusted_proxies: str = ""
     ingress_host: str = "127.0.0.1"
     ingress_port: int = 8080
     egress_allow: str = ""
     pool_size: int = 8
     concurrency: int = 128
     lease_s: float = 30.0
+    drain_s: float = 60.0
     retention_days: int = 90
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 9465

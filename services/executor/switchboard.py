@@ -10,6 +10,7 @@ from services.chassis import pages
 from services.chassis.database import Database
 from services.chassis.errors import NotFound, invalid
 from services.executor import steering
+from services.executor.audit import Deed, Doer, telling
 from services.executor.standstill import LaneState, Reason, why
 from services.executor.store import lane_states as store
 from services.executor.store.lane_states import ProviderSwitch
@@ -65,34 +66,41 @@ class Switchboard:
         next_token = pages.next_token(str(last), *marks) if last else ""
         return LanePage(tuple(found[:size]), next_token)
 
-    async def pause(self, tenant_id: UUID, lane_id: UUID, reason: str) -> Lane:
+    async def pause(self, tenant_id: UUID, lane_id: UUID, reason: str, doer: Doer) -> Lane:
         """Begin nothing of a lane until it is resumed. Raises NotFound."""
         _check_reason(reason)
         async with self._database.tenant(tenant_id) as tx:
             await steering.pause(tx, tenant_id, lane_id, reason)
             paused = self._lane(await store.one(tx, tenant_id, lane_id), lane_id)
+            deed = Deed("Lane", "pause", _name(paused), lane_id, {"pause_reason": reason})
+            await tx.pipeline([telling(tenant_id, doer, deed)])
         log.warning("lane %s of tenant %s is paused: %s", lane_id, tenant_id, reason)
         return paused
 
-    async def resume(self, tenant_id: UUID, lane_id: UUID) -> Lane:
+    async def resume(self, tenant_id: UUID, lane_id: UUID, doer: Doer) -> Lane:
         """Let a lane go on, its breaker closed. Raises NotFound."""
         async with self._database.tenant(tenant_id) as tx:
             await steering.resume(tx, tenant_id, lane_id)
             resumed = self._lane(await store.one(tx, tenant_id, lane_id), lane_id)
+            deed = Deed("Lane", "resume", _name(resumed), lane_id)
+            await tx.pipeline([telling(tenant_id, doer, deed)])
         log.warning("lane %s of tenant %s goes on", lane_id, tenant_id)
         return resumed
 
-    async def switch_off(self, provider: str, reason: str) -> ProviderSwitch:
+    async def switch_off(self, provider: str, reason: str, doer: Doer) -> ProviderSwitch:
         """Begin no work of any tenant with a provider. Raises UnknownProvider."""
         _check_reason(reason)
         self._catalog.get(provider)
-        switched = await store.switch_off(self._database, provider, reason)
+        deed = Deed("ProviderSwitch", "switch_off", provider, said={"reason": reason})
+        told = telling(None, doer, deed)
+        switched = await store.switch_off(self._database, provider, reason, told)
         log.warning("provider %s is switched off: %s", provider, switched.reason)
         return switched
 
-    async def switch_on(self, provider: str) -> None:
+    async def switch_on(self, provider: str, doer: Doer) -> None:
         """Let the work with a provider go on, also one that the catalog has no more."""
-        await store.switch_on(self._database, provider)
+        told = telling(None, doer, Deed("ProviderSwitch", "switch_on", provider))
+        await store.switch_on(self._database, provider, told)
         log.warning("provider %s is switched on", provider)
 
     async def switches(self) -> tuple[ProviderSwitch, ...]:
@@ -115,6 +123,11 @@ class Switchboard:
         if state is None:
             raise NotFound(f"lanes/{lane_id} does not exist")
         return Lane(state, why(state, self._kinds))
+
+
+def _name(lane: Lane) -> str:
+    """What people call a lane: the connector it belongs to, while that is there."""
+    return lane.state.owner or str(lane.state.lane_id)
 
 
 def _check_reason(reason: str) -> None:

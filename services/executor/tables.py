@@ -45,6 +45,8 @@ TENANTS = Table(
     _column("enabled", Boolean),
     _column("revision", BigInteger),
     _column("projected_at", TIME),
+    _column("draining_since", TIME, nullable=True),
+    _column("purged_rows", JSONB),
 )
 
 PROJECTED_OBJECTS = Table(
@@ -137,6 +139,18 @@ PROVIDER_SWITCHES = Table(
     _column("provider", Text),
     _column("reason", Text),
     _column("switched_off_at", TIME),
+)
+
+PLATFORM_AUDIT_OUTBOX = Table(
+    "platform_audit_outbox", METADATA, _column("id", Uuid), _column("event", JSONB)
+)
+
+AUDIT_OUTBOX = Table(
+    "audit_outbox",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("id", Uuid),
+    _column("event", JSONB),
 )
 
 EVENTS = Table(

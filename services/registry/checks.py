@@ -17,6 +17,7 @@ from services.providers.auth import credential_fields
 from services.providers.catalog import Catalog
 from services.providers.manifest import Manifest
 from services.providers.urls import template_names
+from services.registry.roles import BOUND_IN_TENANTS
 from services.registry.wanted import Complete, Declared, Key, Schemas, spec_of
 
 LONGEST_TIMEOUT_S: Final = 300.0
@@ -26,6 +27,8 @@ HEAVIEST: Final = 100
 LONGEST_WAIT_S: Final = 3600.0
 LONGEST_RUN_S: Final = 86_400.0
 MOST_RETRIES: Final = 10
+MOST_APPROVALS: Final = 5
+LONGEST_REVIEW_S: Final = 30 * 86_400.0
 DEEPEST_FIELD: Final = 8
 LARGEST_INPUT: Final = 64 * 1024
 
@@ -65,6 +68,10 @@ def _alone(one: Declared, tenant: str, schemas: Schemas, times: Mapping[Key, int
     if one.kind == "Tenant" and TENANT_ID.fullmatch(one.name):
         # Calls may name a tenant by its id: a slug must never be taken for one.
         yield "metadata.name", "must not look like an id"
+    if one.absent:
+        if one.kind == "Tenant":
+            yield "", "a tenant is deleted by DeleteTenant alone"
+        return
     yield from constraints.faults(schemas[one.kind], spec_of(one.fields), "spec")
     for field, value in one.fields.items():
         if _has_nul(value):
@@ -92,6 +99,7 @@ class Checks:
             "Connector": self._connector,
             "WebhookEndpoint": self._endpoint,
             "Subscription": _subscription,
+            "ReviewPolicy": self._policy,
         }
 
     def check(self, changed: Iterable[Complete], known: Mapping[Key, Complete]) -> list[Violation]:
@@ -107,6 +115,7 @@ class Checks:
         for path, kind, name in constraints.references(self._schemas[one.kind], spec, "spec"):
             if (kind, name) not in known:
                 names = [other for other_kind, other in known if other_kind == kind]
+                names += BOUND_IN_TENANTS if kind == "Role" else ()
                 yield (
                     path,
                     f"there is no {kind} of this name{constraints.did_you_mean(name, names)}",
@@ -127,6 +136,16 @@ class Checks:
                 yield inner, f"is not in the catalog{constraints.did_you_mean(provider, names)}"
             if most < 1:
                 yield inner, "must be 1 or more; leave it out for no limit"
+
+    def _policy(self, one: Complete, _: Mapping[Key, Complete]) -> Found:
+        spec = one.spec()
+        for index, kind in enumerate(spec["kinds"]):
+            if kind not in self._schemas:
+                hint = constraints.did_you_mean(kind, list(self._schemas))
+                yield f"spec.kinds[{index}]", f"there is no kind of this name{hint}"
+        yield from _within(spec["approvals"], 1, MOST_APPROVALS, "spec.approvals")
+        if not 0 < seconds(spec["expires"]) <= LONGEST_REVIEW_S:
+            yield "spec.expires", f"must be more than 0s and at most {LONGEST_REVIEW_S:.0f}s"
 
     def _integration(self, one: Complete, known: Mapping[Key, Complete]) -> Found:
         spec = one.spec()

@@ -10,9 +10,11 @@ from services.chassis.database import Transaction
 from services.chassis.errors import Aborted
 from services.chassis.secret import Secret
 from services.providers.catalog import Catalog
-from services.registry.checks import Checks, check_declared, refuse
+from services.registry import removals, roles
+from services.registry.checks import Checks, check_declared, refuse, violation
 from services.registry.plan import Ownership, Plan, make_plan
 from services.registry.store import objects, revisions, tenants
+from services.registry.store.roles import BuiltInRoles
 from services.registry.vault import Vault
 from services.registry.wanted import SECRET_VALUES, Complete, Declared, Key, Schemas, spec_of
 
@@ -28,6 +30,10 @@ class Submission:
     plan_hash: str = ""
     request_id: UUID | None = None
     commit: str = ""
+    # Also deletes what other sources have set fields of.
+    force: bool = False
+    # The call that brings it.
+    method: str = "ApplyConfig"
     # Tells a repeated request from another one with its id; made of secrets, too.
     digest: Secret = field(default_factory=lambda: Secret(b""))
 
@@ -41,13 +47,18 @@ class Draft:
     # Every object of the tenant as it will be.
     known: Mapping[Key, Complete]
     ownership: Ownership
+    # What the built-in roles allow.
+    built_in: roles.BuiltIn
 
 
 class Drafts:
     """Makes drafts."""
 
-    def __init__(self, catalog: Catalog, schemas: Schemas, vault: Vault) -> None:
+    def __init__(
+        self, catalog: Catalog, schemas: Schemas, vault: Vault, built_in: BuiltInRoles
+    ) -> None:
         self._schemas = schemas
+        self._built_in = built_in
         self._vault = vault
         self._checks = Checks(catalog, schemas)
 
@@ -59,17 +70,18 @@ class Drafts:
         _at_base(submission, row.revision if row is not None else 0)
         refuse(check_declared(submission.declared, submission.tenant, self._schemas))
         if row is None:
-            return self.first(submission)
+            return await self.first(submission)
         current = {one.key: one for one in await objects.everything(transaction, row.tenant_id)}
         current["Tenant", row.slug] = tenants.complete(row)
         keys = [one.key for one in submission.declared]
         ownership = await revisions.ownership(transaction, row.tenant_id, keys)
-        return self._draft(submission, row.revision, current, ownership)
+        built_in = await self._built_in.allowed()
+        return self._draft(submission, row.revision, current, ownership, built_in)
 
-    def first(self, submission: Submission) -> Draft:
+    async def first(self, submission: Submission) -> Draft:
         """The draft that makes the tenant."""
         refuse(check_declared(submission.declared, submission.tenant, self._schemas))
-        return self._draft(submission, 0, {}, {})
+        return self._draft(submission, 0, {}, {}, await self._built_in.allowed())
 
     def _draft(
         self,
@@ -77,14 +89,24 @@ class Drafts:
         base: int,
         current: Mapping[Key, Complete],
         ownership: Ownership,
+        built_in: roles.BuiltIn,
     ) -> Draft:
         declared = [self._filled(submission.tenant, one) for one in submission.declared]
         tenant, source = submission.tenant, submission.source
         plan = make_plan(tenant, source, base, declared, current, ownership, self._schemas)
-        changed = {change.after.key: change.after for change in plan.changes}
-        known = {**current, **changed}
-        refuse(self._checks.check(self._touched(changed.keys(), known), known))
-        return Draft(plan, tuple(declared), known, ownership)
+        changed = {one.after.key: one.after for one in plan.changes if one.action != "delete"}
+        gone = {one.after.key for one in plan.changes if one.action == "delete"}
+        known = {key: one for key, one in {**current, **changed}.items() if key not in gone}
+        touched = self._touched(changed.keys(), known)
+        of_access = (
+            violation(one.key, path, sentence)
+            for one in touched
+            for path, sentence in roles.faults(one, known, built_in)
+        )
+        refuse([*self._checks.check(touched, known), *of_access])
+        if any(one.absent for one in declared):
+            removals.check(plan, declared, known, ownership, self._schemas, force=submission.force)
+        return Draft(plan, tuple(declared), known, ownership, built_in)
 
     def _filled(self, tenant: str, one: Declared) -> Declared:
         """The declared object with nested defaults spelt out and secrets as fingerprints."""

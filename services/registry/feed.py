@@ -33,6 +33,7 @@ class Entry:
     tenant_id: UUID | None = None
     kind: str = ""
     revision: int = 0
+    subject: str = ""
 
 
 class Feed:
@@ -65,7 +66,8 @@ class Feed:
             rows = await self._read(xid, seq)
             for row in rows:
                 xid, seq = int(row.xid), row.seq
-                yield Entry(f"{incarnation}.{xid}.{seq}", row.tenant_id, row.kind, row.revision)
+                position = f"{incarnation}.{xid}.{seq}"
+                yield Entry(position, row.tenant_id, row.kind, row.revision, row.subject)
             if rows:
                 alive = time.monotonic()
                 continue

@@ -18,6 +18,9 @@ ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxy
 ID_LENGTH: Final = 12
 SECRET_LENGTH: Final = 43  # 256 bits in base62
 CRC_LENGTH: Final = 6
+LOCAL: Final = "local"
+"""The environment of a deployment that names none."""
+ENVIRONMENT: Final = re.compile(r"[a-z0-9]{1,16}")
 FORM: Final = re.compile(
     rf"tnk_([a-z0-9]{{1,16}})_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}}_([0-9A-Za-z]{{{CRC_LENGTH}}})"
 )

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -12,11 +12,9 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from tenon.options.v1 import rule_pb2
 from tenon.registry.v1 import access_service_pb2 as access_pb2
-from tenon.registry.v1 import audit_service_pb2 as audit_pb2
 from tenon.registry.v1 import config_service_pb2 as config_pb2
 from tenon.registry.v1 import credential_service_pb2 as credential_pb2
 from tenon.registry.v1 import integration_service_pb2 as integration_pb2
-from tenon.registry.v1 import tenant_service_pb2 as tenant_pb2
 from tenon.registry.v1 import wanted_pb2
 
 from services.chassis.errors import ResourceExhausted, invalid
@@ -26,9 +24,10 @@ from services.chassis.redaction import remember
 from services.chassis.rules import schema_of
 from services.chassis.secret import Secret
 from services.chassis.strict_json import whole
-from services.chassis.tenancy import PLATFORM, Access, Grant, Principal
+from services.chassis.tenancy import Access, Grant, Principal
 from services.registry import audit
 from services.registry.apply import Applied, Caller
+from services.registry.audit_masks import SHOWN
 from services.registry.credentials import Resolved
 from services.registry.drafts import Submission
 from services.registry.feed import Entry
@@ -99,7 +98,8 @@ def to_declared(resource: wanted_pb2.Resource) -> Declared:
     if meta.annotations:
         fields[ANNOTATIONS] = dict(meta.annotations)
     origin = resource.origin
-    return Declared(kind, meta.name, fields, secrets, origin.file, origin.line, meta.tenant)
+    place = (origin.file, origin.line, meta.tenant)
+    return Declared(kind, meta.name, fields, secrets, *place, absent=resource.absent)
 
 
 def _spec(kind: str, name: str, message: Message) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def from_complete(one: Complete) -> wanted_pb2.Resource:
 
 
 def caller_of(call: Call) -> Caller:
-    """Who acts, for the audit log, and whether they may make tenants."""
+    """Who acts, for the audit log, and by what right."""
     principal = call.principal
     actor = audit.Actor(
         principal.principal_id,
@@ -139,8 +139,9 @@ def caller_of(call: Call) -> Caller:
         call.request_id,
         principal.session,
         call.reason,
+        call.rule.method,
     )
-    return Caller(actor, may_create=principal.may("tenants.create", PLATFORM))
+    return Caller(actor, principal, call.rule.permission)
 
 
 def plan_message(plan: Plan) -> config_pb2.Plan:
@@ -171,6 +172,7 @@ def snapshot_messages(snapshot: Snapshot) -> Iterator[config_pb2.GetSnapshotResp
             revision=tenant.revision,
             enabled=tenant.enabled,
             limits=ParseDict(dict(tenant.limits), wanted_pb2.TenantLimits()),
+            draining=tenant.draining,
         )
     )
     for begin in range(0, len(snapshot.objects), OBJECTS_A_CHUNK):
@@ -189,7 +191,10 @@ def entry_message(entry: Entry) -> config_pb2.WatchFeedResponse:
     if entry.tenant_id is None:
         return config_pb2.WatchFeedResponse(position=entry.position)
     body = config_pb2.FeedEntry(
-        tenant_uid=str(entry.tenant_id), kind=entry.kind, revision=entry.revision
+        tenant_uid=str(entry.tenant_id),
+        kind=entry.kind,
+        revision=entry.revision,
+        subject=entry.subject,
     )
     return config_pb2.WatchFeedResponse(position=entry.position, entry=body)
 
@@ -204,21 +209,8 @@ def revision_message(tenant: str, row: Any) -> config_pb2.Revision:
         plan_hash=row.plan_hash,
         created=row.created,
         updated=row.updated,
+        deleted=row.deleted,
         commit=row.commit,
-        create_time=moment(row.created_at),
-    )
-
-
-def tenant_message(row: Any) -> tenant_pb2.Tenant:
-    """One tenant."""
-    return tenant_pb2.Tenant(
-        name=format_tenant(row.slug),
-        uid=str(row.tenant_id),
-        display_name=row.display_name,
-        enabled=row.enabled,
-        revision=row.revision,
-        projected_revision=row.projected_revision,
-        labels=row.labels,
         create_time=moment(row.created_at),
     )
 
@@ -257,7 +249,7 @@ def credential_message(tenant: str, row: Any) -> credential_pb2.Credential:
         type=row.type,
         description=row.description,
         version=row.version,
-        fingerprints={part: mark[: audit.SHOWN] for part, mark in row.fingerprints.items()},
+        fingerprints={part: mark[:SHOWN] for part, mark in row.fingerprints.items()},
         create_time=moment(row.created_at),
         rotate_time=moment(row.rotated_at),
     )
@@ -301,6 +293,7 @@ def authenticated_message(principal: Principal) -> access_pb2.AuthenticateRespon
         ],
         session=principal.session,
         address_ranges=map(str, principal.ranges),
+        identity=principal.identity,
     )
     if principal.expires_at is not None:
         answer.expire_time.FromDatetime(principal.expires_at)
@@ -314,38 +307,6 @@ def _held(grant: Grant) -> access_pb2.HeldGrant:
         kinds=sorted(grant.kinds),
         sources=sorted(grant.sources),
         needs_reason=grant.needs_reason,
-    )
-
-
-def audit_message(tenant: str, row: Any) -> audit_pb2.AuditEvent:
-    """One audit event."""
-    return audit_pb2.AuditEvent(
-        name=f"{format_tenant(tenant)}/auditEvents/{row.id}",
-        create_time=moment(row.created_at),
-        actor=audit_pb2.Actor(
-            uid=str(row.actor_id),
-            kind=row.actor_kind,
-            display_name=row.actor_name,
-            role=row.actor_role,
-            address=row.address,
-            user_agent=row.user_agent,
-        ),
-        action=row.action,
-        kind=row.kind,
-        object=row.object,
-        object_uid=str(row.object_id),
-        fields=[
-            audit_pb2.AuditField(
-                path=field["path"], before=_json(field, "before"), after=_json(field, "after")
-            )
-            for field in row.fields
-        ],
-        risk=row.risk,
-        revision=row.revision,
-        request_id=row.request_id,
-        origin=audit_pb2.AuditOrigin(
-            source=row.source, commit=row.commit, file=row.file, line=row.line
-        ),
     )
 
 
@@ -389,7 +350,3 @@ def _field(change: FieldChange) -> config_pb2.FieldChange:
         after="" if after is NOTHING else json.dumps(after),
         owner=change.owner,
     )
-
-
-def _json(field: Mapping[str, Any], key: str) -> str:
-    return json.dumps(field[key]) if key in field else ""

@@ -6,12 +6,22 @@ now leaves out returns to its default; a field it never set is left as it is.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from services.chassis.rules import FieldRule, Risk
-from services.registry.wanted import ORDER, Complete, Declared, Fields, Key, Schemas, absent_fields
+from services.registry.risks import risk_of
+from services.registry.wanted import (
+    ORDER,
+    Complete,
+    Declared,
+    Fields,
+    Key,
+    Schemas,
+    absent_fields,
+    top_field,
+)
 
 
 class _Nothing:
@@ -39,9 +49,12 @@ class FieldChange:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One object to be made or changed, with its state before and after."""
+    """One object to be made, changed or deleted, with its state before and after.
 
-    action: Literal["create", "update"]
+    `after` of a deleted one is as it was last.
+    """
+
+    action: Literal["create", "update", "delete"]
     before: Complete | None
     after: Complete
     fields: tuple[FieldChange, ...]
@@ -84,12 +97,18 @@ def make_plan(
     ownership: Ownership,
     schemas: Schemas,
 ) -> Plan:
-    """The plan for the declared objects; objects that are not declared stay."""
+    """The plan for the declared objects; objects that are not declared stay.
+
+    Deletions come last, and what refers before what it refers to.
+    """
     ordered = sorted(declared, key=lambda one: (ORDER.index(one.kind), one.name))
+    kept = [one for one in ordered if not one.absent]
+    gone = [one for one in reversed(ordered) if one.absent]
     changes = []
-    for one in ordered:
+    for one in (*kept, *gone):
         owners = ownership.get(one.key, {})
-        change = _change(one, current.get(one.key), owners, source, schemas[one.kind])
+        difference = _removal if one.absent else _change
+        change = difference(one, current.get(one.key), owners, source, schemas[one.kind])
         if change is not None:
             changes.append(change)
     return Plan(tenant, source, base_revision, tuple(changes), len(ordered) - len(changes))
@@ -144,9 +163,29 @@ def _change(
         current.object_id if current else None,
         current.version if current else 0,
     )
-    return Change(
-        "update" if current else "create", current, complete, found, _risk(found, schema), declared
+    action: Literal["create", "update"] = "update" if current else "create"
+    risk = risk_of(declared.kind, action, (field.path for field in found), schema)
+    return Change(action, current, complete, found, risk, declared)
+
+
+def _removal(
+    declared: Declared,
+    current: Complete | None,
+    owners: Mapping[str, frozenset[str]],
+    source: str,
+    schema: tuple[FieldRule, ...],
+) -> Change | None:
+    """The end of an object, told by every field that says something."""
+    if current is None:
+        return None
+    absent = absent_fields(schema)
+    found = tuple(
+        _owned(FieldChange(path, value, NOTHING), owners, source)
+        for path, value in current.fields.items()
+        # An empty Struct says the same as none.
+        if value != {} and not _same(value, absent.get(path, NOTHING))
     )
+    return Change("delete", current, current, found, risk_of(current.kind, "delete"), declared)
 
 
 def _owned(change: FieldChange, owners: Mapping[str, frozenset[str]], source: str) -> FieldChange:
@@ -155,17 +194,6 @@ def _owned(change: FieldChange, owners: Mapping[str, frozenset[str]], source: st
         (name for name, fields in sorted(owners.items()) if name != source and top in fields), ""
     )
     return FieldChange(change.path, change.before, change.after, other) if other else change
-
-
-def _risk(fields: Sequence[FieldChange], schema: tuple[FieldRule, ...]) -> Risk:
-    by_field = {f"spec.{rule.name}": rule.constraint.risk for rule in schema}
-    return max((by_field.get(top_field(f.path), Risk.LOW) for f in fields), default=Risk.LOW)
-
-
-def top_field(path: str) -> str:
-    """The field a deep path lies in: `spec.steps[0].path` lies in `spec.steps`."""
-    head, _, rest = path.partition(".")
-    return f"{head}.{rest.split('.')[0].split('[')[0]}"
 
 
 def _same(before: Any, after: Any) -> bool:

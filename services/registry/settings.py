@@ -12,8 +12,16 @@ PREFIX = "TENON_REGISTRY"
 class Settings:
     """The registry's settings; keys are 64 hexadecimal digits.
 
+    `issuers_file` lists whose signed tokens count (`issuers.Issuer`); `egress_allow` is a list of
+    internal hosts and networks where their keys may be read (`chassis.addresses.parse_allow`). With
+    `client_ca` every caller must show a certificate of that authority. Only `trusted_proxies`, a
+    list of networks, may say for whom they call (`x-forwarded-for`).
+
+    API keys begin with `tnk_` and the `environment`.
+
     `retention_days` is how long the audit log is kept at least: it goes by whole months, and never
-    before two of them are over.
+    before two of them are over. `anchor_file` is where signed anchors of the audit logs are also
+    kept, a line each: best on a volume to which the database's administrators cannot write.
     """
 
     database_url: Secret
@@ -24,7 +32,13 @@ class Settings:
     listen: str = "127.0.0.1:50051"
     certificate: Path | None = None
     private_key: Path | None = None
+    client_ca: Path | None = None
+    issuers_file: Path | None = None
+    egress_allow: str = ""
+    trusted_proxies: str = ""
+    environment: str = "local"
     pool_size: int = 8
     retention_days: int = 90
+    anchor_file: Path | None = None
     log_format: str = "json"
     log_level: str = "INFO"

@@ -28,7 +28,13 @@ class Snapshots:
             row = await tenants.read(transaction, tenant_id)
             found = await objects.everything(transaction, tenant_id)
         tenant = Tenant(
-            row.tenant_id, row.slug, row.display_name, row.enabled, row.limits, row.revision
+            row.tenant_id,
+            row.slug,
+            row.display_name,
+            row.enabled,
+            row.limits,
+            row.revision,
+            draining=row.state == "draining",
         )
         return Snapshot(tenant, found)
 

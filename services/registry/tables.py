@@ -139,6 +139,7 @@ api_keys = Table(
     Column("digest", LargeBinary, nullable=False),
     Column("scopes", ARRAY(Text), nullable=False),
     Column("address_ranges", ARRAY(Text), nullable=False),
+    _text("environment"),
     _text("last4"),
     Column("metadata", JSONB, nullable=False),
     _text("created_by"),
@@ -180,6 +181,23 @@ tenant_status = Table(
     _id("tenant_id", key=True),
     Column("projected_revision", BigInteger, nullable=False),
     _moment("reported_at"),
+)
+
+tenant_tombstones = Table(
+    "tenant_tombstones",
+    metadata,
+    _id("tenant_id", key=True),
+    _text("slug"),
+    _id("actor_id"),
+    _text("actor_kind"),
+    _text("actor_name"),
+    _text("reason"),
+    Column("forced", Boolean, nullable=False),
+    Column("executor_rows", JSONB),
+    Column("registry_rows", JSONB, nullable=False),
+    _moment("created_at"),
+    _moment("reported_at", nullable=True),
+    _moment("purged_at", nullable=True),
 )
 
 data_keys = Table(
@@ -261,6 +279,56 @@ subscriptions = _wanted(
     _text("filter"),
 )
 
+review_policies = _wanted(
+    "review_policies",
+    "policy_id",
+    _text("min_risk"),
+    Column("kinds", ARRAY(Text), nullable=False),
+    Column("approvals", Integer, nullable=False),
+    _text("expires"),
+    Column("allow_self_approval", Boolean, nullable=False),
+    Column("is_active", Boolean, nullable=False),
+)
+
+pending_revisions = Table(
+    "pending_revisions",
+    metadata,
+    _id("tenant_id", key=True),
+    _id("pending_id", key=True),
+    _text("state"),
+    Column("base_revision", BigInteger, nullable=False),
+    _text("plan_hash"),
+    Column("plan", JSONB, nullable=False),
+    Column("risk", SmallInteger, nullable=False),
+    _text("source"),
+    _text("commit"),
+    _id("author_id"),
+    Column("author", JSONB, nullable=False),
+    Column("policies", ARRAY(Text), nullable=False),
+    Column("approvals_needed", Integer, nullable=False),
+    Column("self_approval", Boolean, nullable=False),
+    _id("data_key_id"),
+    Column("wrapped_key", LargeBinary),
+    Column("sealed", LargeBinary),
+    _moment("created_at"),
+    _moment("expires_at"),
+    _moment("ended_at", nullable=True),
+    _text("ended_by"),
+    _text("note"),
+    Column("revision", BigInteger, nullable=False),
+)
+
+pending_approvals = Table(
+    "pending_approvals",
+    metadata,
+    _id("tenant_id", key=True),
+    _id("pending_id", key=True),
+    _id("principal_id", key=True),
+    _text("principal_name"),
+    _text("note"),
+    _moment("created_at"),
+)
+
 config_ownership = Table(
     "config_ownership",
     metadata,
@@ -282,6 +350,7 @@ config_revisions = Table(
     _text("commit"),
     Column("created", Integer, nullable=False),
     Column("updated", Integer, nullable=False),
+    Column("deleted", Integer, nullable=False),
     _moment("created_at"),
 )
 
@@ -289,6 +358,56 @@ request_answers = Table(
     "request_answers",
     metadata,
     _id("tenant_id", key=True),
+    _id("principal_id", key=True),
+    Column("method", Text, primary_key=True),
+    _id("request_id", key=True),
+    Column("request_hash", LargeBinary, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+    _moment("created_at"),
+)
+
+staff = Table(
+    "staff",
+    metadata,
+    _id("principal_id", key=True),
+    _text("role"),
+    Column("permissions", JSONB, nullable=False),
+    _text("created_by"),
+    _moment("created_at"),
+    _moment("updated_at"),
+)
+
+tenant_principals = Table(
+    "tenant_principals",
+    metadata,
+    _id("tenant_id", key=True),
+    _id("principal_id", key=True),
+    _moment("created_at"),
+)
+
+tenant_switches = Table(
+    "tenant_switches",
+    metadata,
+    _id("tenant_id", key=True),
+    _id("principal_id", key=True),
+    _moment("switched_at"),
+)
+
+api_key_usage = Table(
+    "api_key_usage",
+    metadata,
+    _id("id", key=True),
+    _text("key_id"),
+    _text("method"),
+    _text("address"),
+    _text("user_agent"),
+    Column("count", BigInteger, nullable=False),
+    _moment("bucket_at"),
+)
+
+platform_answers = Table(
+    "platform_answers",
+    metadata,
     _id("principal_id", key=True),
     Column("method", Text, primary_key=True),
     _id("request_id", key=True),
@@ -305,31 +424,81 @@ feed = Table(
     Column("xid", Xid8, nullable=False),
     _text("kind"),
     Column("revision", BigInteger, nullable=False),
+    _text("subject"),
     _moment("created_at"),
 )
 
-audit_events = Table(
-    "audit_events",
-    metadata,
-    _id("tenant_id", key=True),
-    _id("id", key=True),
-    _moment("created_at"),
-    _id("actor_id"),
-    _text("actor_kind"),
-    _text("actor_name"),
-    _text("actor_role"),
-    _text("address"),
-    _text("user_agent"),
-    _text("action"),
-    _text("kind"),
-    _text("object"),
-    _id("object_id"),
-    Column("fields", JSONB, nullable=False),
-    Column("risk", SmallInteger, nullable=False),
-    Column("revision", BigInteger, nullable=False),
-    _text("request_id"),
-    _text("source"),
-    _text("commit"),
-    _text("file"),
-    Column("line", Integer, nullable=False),
+
+def _audit_events(name: str, *key: Column[Any]) -> Table:
+    """An audit log: who, did what, to what, how it ended, and its place in the chain."""
+    return Table(
+        name,
+        metadata,
+        *key,
+        _id("id", key=True),
+        Column("seq", BigInteger, nullable=False),
+        _moment("created_at"),
+        _id("actor_id"),
+        *map(_text, ("actor_kind", "actor_name", "actor_role", "session", "address")),
+        *map(_text, ("user_agent", "reason", "method", "action", "kind", "object")),
+        _id("object_id"),
+        *map(_text, ("outcome", "severity", "error")),
+        Column("repeats", Integer, nullable=False),
+        Column("fields", JSONB, nullable=False),
+        Column("risk", SmallInteger, nullable=False),
+        Column("revision", BigInteger, nullable=False),
+        *map(_text, ("request_id", "source", "commit", "file")),
+        Column("line", Integer, nullable=False),
+        Column("previous", LargeBinary, nullable=False),
+        Column("mac", LargeBinary, nullable=False),
+    )
+
+
+def _audit_head(name: str, key: Column[Any]) -> Table:
+    return Table(
+        name,
+        metadata,
+        key,
+        Column("seq", BigInteger, nullable=False),
+        Column("mac", LargeBinary, nullable=False),
+        Column("proof", LargeBinary, nullable=False),
+    )
+
+
+def _audit_anchors(name: str, *key: Column[Any]) -> Table:
+    return Table(
+        name,
+        metadata,
+        *key,
+        Column("seq", BigInteger, primary_key=True),
+        Column("pruned", Boolean, primary_key=True),
+        Column("mac", LargeBinary, nullable=False),
+        _moment("created_at"),
+        Column("signature", LargeBinary, nullable=False),
+    )
+
+
+def _audit_reviews(name: str, *key: Column[Any]) -> Table:
+    return Table(
+        name,
+        metadata,
+        *key,
+        _id("event_id", key=True),
+        _id("reviewer_id"),
+        _text("reviewer_name"),
+        _text("note"),
+        _moment("created_at"),
+    )
+
+
+audit_events = _audit_events("audit_events", _id("tenant_id", key=True))
+audit_heads = _audit_head("audit_heads", _id("tenant_id", key=True))
+audit_anchors = _audit_anchors("audit_anchors", _id("tenant_id", key=True))
+audit_reviews = _audit_reviews("audit_reviews", _id("tenant_id", key=True))
+platform_audit_events = _audit_events("platform_audit_events")
+platform_audit_head = _audit_head(
+    "platform_audit_head",
+    Column("singleton", Boolean, primary_key=True, server_default="true"),
 )
+platform_audit_anchors = _audit_anchors("platform_audit_anchors")
+platform_audit_reviews = _audit_reviews("platform_audit_reviews")

@@ -12,11 +12,15 @@ from services.chassis import envelope
 from services.chassis.database import Database
 from services.chassis.errors import TenonError
 from services.chassis.secret import Secret
+from services.registry.audit_chain import Chain
 from services.registry.store import credentials as store
 
 KEY_VERSION: Final = 1
 KEY_ENCRYPTION_KEY: Final = "key-encryption-key"
 LEASED: Final = "executor/1"
+ANSWERS: Final = "answers/1"
+AUDIT: Final = "audit/1"
+NOBODYS: Final = UUID(int=0)
 
 
 class WrongKeyError(TenonError):
@@ -79,6 +83,37 @@ class Vault:
         """A keyed hash of a request, so that a kept one tells nothing of the secrets in it."""
         key = envelope.derive(self._fingerprinting, "request", tenant.encode())
         return bytes.fromhex(envelope.fingerprint(key, "request", tenant, digest.reveal()))
+
+    def chain(self, tenant_id: UUID | None) -> Chain:
+        """The chain of a tenant's audit log, or of the platform's."""
+        scope = (tenant_id or NOBODYS).bytes
+        return Chain(envelope.derive(self._fingerprinting, AUDIT, scope))
+
+    def seal_answer(
+        self, tenant_id: UUID | None, method: str, request_id: UUID, answer: bytes
+    ) -> bytes:
+        """An answer as it is kept for whoever asks again."""
+        key = envelope.derive(self._wrapping, ANSWERS)
+        return envelope.seal(key, _answer_place(tenant_id, method, request_id), answer)
+
+    def open_answer(
+        self, tenant_id: UUID | None, method: str, request_id: UUID, sealed: bytes
+    ) -> bytes:
+        """What `seal_answer` was given. Raises Unsealable if it was moved or changed."""
+        key = envelope.derive(self._wrapping, ANSWERS)
+        place = _answer_place(tenant_id, method, request_id)
+        return envelope.open_sealed(key, place, sealed).reveal()
+
+
+def _answer_place(tenant_id: UUID | None, method: str, request_id: UUID) -> envelope.Place:
+    return envelope.Place(
+        tenant=tenant_id or NOBODYS,
+        table="answers",
+        row=request_id,
+        column=method,
+        version=NOBODYS,
+        data_key=NOBODYS,
+    )
 
 
 def _place_of(tenant_id: UUID, data_key_id: UUID) -> envelope.KeyPlace:

@@ -13,7 +13,11 @@ from services.chassis.rules import FieldRule
 from services.chassis.secret import Secret
 
 # In this order objects are written, so that what is referred to stands first.
-ORDER = ("Tenant", "Credential", "Integration", "Connector", "WebhookEndpoint", "Subscription")
+ORDER = (
+    *("Tenant", "ReviewPolicy"),
+    *("Credential", "Integration", "Connector", "WebhookEndpoint", "Subscription"),
+    *("Role", "RoleBinding"),
+)
 
 LABELS = "metadata.labels"
 ANNOTATIONS = "metadata.annotations"
@@ -36,6 +40,8 @@ class Declared:
     line: int = 0
     # The tenant it names itself, if it does.
     tenant: str = ""
+    # It is not wanted any more; it says nothing else then.
+    absent: bool = False
 
     @property
     def key(self) -> Key:
@@ -73,6 +79,7 @@ class Tenant:
     enabled: bool
     limits: Mapping[str, Any]
     revision: int
+    draining: bool = False
 
 
 def spec_of(fields: Fields) -> dict[str, Any]:
@@ -88,3 +95,9 @@ def absent_fields(schema: tuple[FieldRule, ...]) -> dict[str, Any]:
     """The fields of an object of which nobody has said anything."""
     spec = {f"spec.{rule.name}": rule.absent for rule in schema}
     return {LABELS: {}, ANNOTATIONS: {}, **spec}
+
+
+def top_field(path: str) -> str:
+    """The field a deep path lies in: `spec.steps[0].path` lies in `spec.steps`."""
+    head, _, rest = path.partition(".")
+    return f"{head}.{rest.split('.')[0].split('[')[0]}"

@@ -1,6 +1,6 @@
 """What writes a draft: statements in the order of its plan, to be sent together."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -12,7 +12,7 @@ from services.registry import audit
 from services.registry.credentials import Credentials, Keyring
 from services.registry.drafts import Draft
 from services.registry.plan import Change
-from services.registry.store import objects, revisions, tenants
+from services.registry.store import invalidations, objects, revisions, tenants
 from services.registry.wanted import SECRET_VALUES, Complete, Key
 
 
@@ -45,7 +45,8 @@ class Writer:
                 statements += self._change(change, within)
                 events.append(occasion.event(change, within.ids[change.after.key]))
             statements += revisions.adding(occasion, plan)
-        for one in draft.declared:
+            statements += _telling(plan.changes, tenant_id)
+        for one in (one for one in draft.declared if not one.absent):
             owners = draft.ownership.get(one.key, {})
             statements += revisions.owning(
                 occasion.tenant_id, one.key, owners, plan.source, frozenset(one.fields)
@@ -54,6 +55,10 @@ class Writer:
 
     def _change(self, change: Change, within: _Within) -> Iterator[Bound]:
         one, new = change.after, change.action == "create"
+        if change.action == "delete":
+            yield from objects.deleting(within.occasion.tenant_id, one)
+            yield revisions.disowning(within.occasion.tenant_id, one.key)
+            return
         if one.kind == "Tenant":
             yield tenants.writing(within.occasion.tenant_id, one, new=new)
             # A new tenant stands before its key, and its key before all else.
@@ -92,6 +97,30 @@ def _rotated(change: Change) -> bool:
 
 
 def _allot(draft: Draft, tenant_id: UUID) -> dict[Key, UUID]:
-    """The ids of all known objects, with new ones for those to be made."""
-    ids = {key: one.object_id or uuid7() for key, one in draft.known.items()}
+    """The ids of all objects, with new ones for those to be made."""
+    ended = {one.after.key: one.after for one in draft.plan.changes if one.action == "delete"}
+    ids = {key: one.object_id or uuid7() for key, one in {**draft.known, **ended}.items()}
     return {**ids, ("Tenant", draft.plan.tenant): tenant_id}
+
+
+def _telling(changes: Sequence[Change], tenant_id: UUID) -> Iterator[Bound]:
+    """What makes every process forget what it knows of those whose access changes."""
+    if any(map(_is_of_access, changes)):
+        yield invalidations.telling(tenant=tenant_id)
+    # Who had no access there before is known to others without this tenant.
+    for kind, issuer, name in sorted({subject for one in changes for subject in _subjects(one)}):
+        yield invalidations.telling(identity=(kind, issuer, name))
+
+
+def _is_of_access(change: Change) -> bool:
+    if change.after.kind == "Tenant":
+        return any(field.path == "spec.enabled" for field in change.fields)
+    return change.after.kind in {"Role", "RoleBinding"}
+
+
+def _subjects(change: Change) -> Iterator[tuple[str, str, str]]:
+    """Whom a RoleBinding names, and whom it named."""
+    if change.after.kind == "RoleBinding":
+        for one in filter(None, (change.before, change.after)):
+            subject = one.fields["spec.subject"]
+            yield subject["kind"], subject["issuer"], subject["name"]

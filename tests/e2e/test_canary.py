@@ -75,12 +75,13 @@ class Stage:
 
     def tenon(
         self, *arguments: object, expect: int = 0, environment: Mapping[str, str] | None = None
-    ) -> None:
-        """Run a command whose words are kept."""
+    ) -> str:
+        """Run a command whose words are kept; what it said on standard output."""
         done = self.family.tenon(*arguments, environment=environment)
         assert done.returncode == expect, done.stdout + done.stderr
         said = (done.stdout + done.stderr).encode()
         self.said[f"{len(self.said)}: tenon {' '.join(map(str, arguments))}"] = said
+        return done.stdout
 
     def run(self, expect: tuple[str, str]) -> None:
         """A webhook, and how the connector it starts ends."""
@@ -103,7 +104,7 @@ class Stage:
             for command in (
                 ("executions", "acme"),
                 ("executions", "acme", "last"),
-                ("audit", "acme"),
+                ("audit", "list", "acme"),
             ):
                 self.tenon(*command, "--output", output)
         key = Secret(self.family.deployment.owner_key.read_text())
@@ -158,6 +159,7 @@ def _live(stage: Stage, elsewhere: Path) -> None:
     for output in ("table", "json"):
         stage.tenon("plan", folder, "--output", output, expect=2, environment=stale)
     stage.tenon("apply", "--wait", folder, environment=stale)
+    _hand_out_keys(stage, elsewhere)
     stage.run(("failed", "AUTH"))
     stage.look()
     for output in ("table", "json"):
@@ -169,6 +171,27 @@ def _live(stage: Stage, elsewhere: Path) -> None:
     stage.run(("failed", "OUTCOME_UNKNOWN"))
     stage.tenon("plan", folder, expect=0)
     stage.look()
+
+
+def _hand_out_keys(stage: Stage, elsewhere: Path) -> None:
+    """A key of a service is made, used, rotated, shown and taken back."""
+    acme, output = ("--tenant", "acme"), ("--output", "json")
+    (billing,) = json.loads(
+        stage.tenon("principals", "create", "service", "billing", *acme, *output)
+    )
+    first, second = elsewhere / "first.key", elsewhere / "second.key"
+    create = ("keys", "create", *acme, billing["uid"], "ledger")
+    (key,) = json.loads(stage.tenon(*create, "--out", first, *output))
+    key_id = key["name"].rpartition("/")[2]
+    stage.tenon("keys", "rotate", *acme, key_id, "--out", second)
+    for path in (first, second):
+        stage.canaries.values[path.name] = path.read_text().strip()
+        stage.tenon("whoami", "--key-file", path)
+        stage.tenon("executions", "acme", "--key-file", path, expect=1)
+    for shape in ("table", "json"):
+        stage.tenon("keys", "list", *acme, "--output", shape)
+        stage.tenon("keys", "usage", *acme, key_id, "--output", shape)
+    stage.tenon("keys", "revoke", *acme, key_id, "--why", "a test")
 
 
 def _refused(stage: Stage, elsewhere: Path) -> None:
@@ -190,7 +213,7 @@ def _refused(stage: Stage, elsewhere: Path) -> None:
     (elsewhere / "other-key").write_text(owner[:-1] + ("0" if owner[-1] != "0" else "1"))
     for key in ("key", "other-key"):
         stage.tenon("plan", stage.family.example(), "--key-file", elsewhere / key, expect=1)
-        stage.tenon("audit", "acme", "--key-file", elsewhere / key, expect=1)
+        stage.tenon("audit", "list", "acme", "--key-file", elsewhere / key, expect=1)
 
 
 def clean(stage: Stage, places: Mapping[str, bytes]) -> None:

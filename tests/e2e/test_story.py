@@ -28,7 +28,7 @@ CHAPTERS = (
     r"issue +success +1 +200",
     r"comment +success +1 +201",
     r"notify +success +1 +200",
-    r"\$ tenon audit acme",
+    r"\$ tenon audit list acme",
     r"owner +create",
     r"The end, after \d+ s",
 )

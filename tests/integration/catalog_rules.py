@@ -17,7 +17,9 @@ GLOBAL_KEYS = (
     "executor.tenants.tenants_slug_key",
 )
 TIME_TABLES = {
+    "registry.api_key_usage": "id",
     "registry.audit_events": "id",
+    "registry.platform_audit_events": "id",
     "executor.events": "id",
     "executor.executions": "id",
     "executor.execution_links": "execution_id",
@@ -27,6 +29,17 @@ TIME_TABLES = {
 FORGETS = {
     "executor.event_receipts": "(received_at < (now() - '7 days'::interval))",
     "executor.run_requests": "(created_at < (now() - '24:00:00'::interval))",
+}
+# What must be so before a service may delete what it otherwise keeps, as PostgreSQL spells it.
+_LEAVING = (
+    "(EXISTS ( SELECT FROM {tenants} t WHERE ((t.tenant_id = ( SELECT"
+    " (NULLIF(current_setting('app.current_tenant_id'::text, true), ''::text))::uuid"
+    ' AS "nullif")) AND ({leaving}))))'
+)
+PURGES = {
+    "registry": _LEAVING.format(tenants="registry.tenants", leaving="t.state = 'draining'::text"),
+    "executor": _LEAVING.format(tenants="executor.tenants", leaving="t.draining_since IS NOT NULL"),
+    "executor.tenants": "(draining_since IS NOT NULL)",
 }
 POLICY = (
     "(tenant_id = ( SELECT (NULLIF(current_setting('app.current_tenant_id'::text, true),"
@@ -41,6 +54,7 @@ def facts(roles: Roles) -> dict[str, Any]:
         "system": list(SYSTEM_ACCESS),
         "global_keys": list(GLOBAL_KEYS),
         "forgets": FORGETS,
+        "purges": PURGES,
         "time": TIME_TABLES,
         "callable": [f"{service}.{name}" for service in SERVICES for name in CALLABLE],
         "policy": POLICY,
@@ -134,6 +148,11 @@ RULES: dict[str, str] = {
     "there is no other policy but the system login's on its list": """
         SELECT table_name || ' ' || polname FROM policies CROSS JOIN facts
         WHERE polname <> 'tenant_isolation' AND NOT (
+            polname = 'tenant_purge' AND NOT polpermissive AND polcmd = 'd'
+            AND role_names = ARRAY[f->'app'->>schema]
+            AND regexp_replace(using_text, '\\s+', ' ', 'g')
+                = coalesce(f->'purges'->>table_name, f->'purges'->>schema)
+            OR
             role_names = ARRAY[f->'system_login'->>schema] AND polcmd = '*' AND (
                 polname = 'system_access' AND f->'system' ? table_name
                 AND using_text = 'true' AND check_text = 'true'

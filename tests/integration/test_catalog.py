@@ -57,6 +57,12 @@ BREACHES: dict[str, tuple[str, ...]] = {
         "ALTER POLICY system_access ON executor.tenants USING (enabled)",
         "ALTER POLICY system_forgets ON executor.run_requests USING (true)",
         "ALTER POLICY system_forgets ON executor.run_requests TO PUBLIC",
+        "ALTER POLICY tenant_purge ON executor.events USING (true)",
+        "ALTER POLICY tenant_purge ON executor.tenants TO PUBLIC",
+        (
+            "CREATE POLICY tenant_purge ON executor.feed_cursor FOR DELETE TO {executor}"
+            " USING (true)"
+        ),
     ),
     "every table has a primary key": ("ALTER TABLE executor.work DROP CONSTRAINT work_pkey",),
     "keys and unique indexes begin with the tenant": (

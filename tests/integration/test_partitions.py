@@ -230,9 +230,11 @@ async def test_the_audit_log_goes_by_months_too(
     for month in (1, 6):
         now = datetime(2024, month, 10, tzinfo=UTC)
         done = await of_registry.TIME_TABLES.keep(registry_database, now, DAYS_90)
-    assert done.dropped == ("audit_events_2023_12", "audit_events_2024_01", "audit_events_2024_02")
+    tables = ("api_key_usage", "audit_events", "platform_audit_events")
+    gone = ("2023_12", "2024_01", "2024_02")
+    assert done.dropped == tuple(f"{table}_{month}" for table in tables for month in gone)
     assert months(admin, "2024", "registry") == {
-        f"audit_events_2024_{m}" for m in ("05", "06", "07")
+        f"{table}_2024_{m}" for table in tables for m in ("05", "06", "07")
     }
 
 

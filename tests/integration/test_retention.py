@@ -15,7 +15,7 @@ import pytest
 
 from services.chassis.database import Database
 from services.chassis.envelope import new_key
-from services.chassis.partitions import Changed, TimeTables
+from services.chassis.partitions import Changed, Closing, TimeTables, just_go
 from services.chassis.retention import Retention, Round
 from services.chassis.secret import Secret
 from services.executor.store import retention
@@ -146,7 +146,9 @@ class Away(TimeTables):
         super().__init__("executor", ())
         self.locked, self.rounds = locked, 0
 
-    async def keep(self, database: Database, now: datetime, retention: timedelta) -> Changed:
+    async def keep(
+        self, database: Database, now: datetime, retention: timedelta, closing: Closing = just_go
+    ) -> Changed:
         self.rounds += 1
         return Changed(postponed=("events_2020_02",) if self.rounds <= self.locked else ())
 

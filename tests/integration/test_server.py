@@ -44,11 +44,14 @@ REQUEST = pb2.GetTenantRequest(name="tenants/acme")
 class Known:
     """One key of one principal, who may read one tenant."""
 
-    async def authenticate(self, credential: str) -> Principal:
+    async def authenticate(self, credential: str, address: str = "") -> Principal:
         if credential != KEY.reveal_text():
             raise errors.Unauthenticated("the credential is not valid")
         access = Access("acme", ACME, (Grant("VIEWER", frozenset({"tenants.read"})),))
         return Principal(UUID(int=1), "user", "somebody", {"acme": access})
+
+    async def recognise(self, certificate: str, address: str = "") -> Principal:
+        raise errors.Unauthenticated("the credential is not valid")
 
     async def find(self, slug_or_id: str) -> Tenant | None:
         return Tenant("acme", ACME) if slug_or_id == "acme" else None
@@ -77,6 +80,12 @@ class Tenants:
         self, request: pb2.ListTenantsRequest, call: Call
     ) -> pb2.ListTenantsResponse:
         return pb2.ListTenantsResponse()
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the contract has; nobody asks for it."""
+        if name[0].islower() or name.startswith("_"):
+            raise AttributeError(name)
+        return self.ListTenants
 
 
 @pytest.fixture

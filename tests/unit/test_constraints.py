@@ -10,6 +10,8 @@ from services.chassis.rules import schema_of
 
 CONNECTOR = schema_of(wanted_pb2.ConnectorSpec.DESCRIPTOR)
 INTEGRATION = schema_of(wanted_pb2.IntegrationSpec.DESCRIPTOR)
+BINDING = schema_of(wanted_pb2.RoleBindingSpec.DESCRIPTOR)
+SUBJECT = {"kind": "user", "name": "ada"}
 STEP = {"name": "a", "integration": "github"}
 
 
@@ -62,6 +64,18 @@ def test_references_are_found_at_every_depth() -> None:
         ("spec.steps[0].integration", "Integration", "github"),
         ("spec.steps[1].integration", "Integration", "other"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("role", "is_fault", "refers"),
+    [("ADMIN", False, []), ("support", False, ["support"]), ("SUPER_ADMIN", True, [])],
+)
+def test_a_value_may_be_one_of_the_choices_or_else_a_name(
+    role: str, is_fault: bool, refers: list[str]
+) -> None:
+    value = {"role": role, "subject": SUBJECT}
+    assert [path for path, _ in faults(BINDING, value, "spec")] == ["spec.role"] * is_fault
+    assert [name for _, _, name in references(BINDING, value, "spec")] == refers
 
 
 def test_a_near_word_is_proposed_and_a_far_one_is_not() -> None:

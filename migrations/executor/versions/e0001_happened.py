@@ -23,6 +23,12 @@ GLOBAL = {
             reason text NOT NULL,
             switched_off_at timestamptz NOT NULL DEFAULT now()
         )""",
+    # What was done and is not in the registry's audit log yet.
+    "executor.platform_audit_outbox": """
+        CREATE TABLE executor.platform_audit_outbox (
+            id uuid PRIMARY KEY,
+            event jsonb NOT NULL
+        )""",
 }
 
 EVERYTHING = "SELECT, INSERT, UPDATE, DELETE"
@@ -38,7 +44,10 @@ TENANT: dict[str, tuple[str, str]] = {
             slug text NOT NULL CONSTRAINT tenants_slug_key UNIQUE,
             enabled boolean NOT NULL,
             revision bigint NOT NULL,
-            projected_at timestamptz NOT NULL DEFAULT now()
+            projected_at timestamptz NOT NULL DEFAULT now(),
+            -- Since when it is on its way out, and what of it is deleted here already, by table.
+            draining_since timestamptz,
+            purged_rows jsonb NOT NULL DEFAULT '{}'
         )""",
     ),
     "executor.projected_objects": (
@@ -246,6 +255,16 @@ TENANT: dict[str, tuple[str, str]] = {
             CONSTRAINT run_requests_pkey PRIMARY KEY (tenant_id, principal_id, request_id)
         )""",
     ),
+    "executor.audit_outbox": (
+        APPEND,
+        """
+        CREATE TABLE executor.audit_outbox (
+            tenant_id uuid NOT NULL REFERENCES executor.tenants,
+            id uuid NOT NULL,
+            event jsonb NOT NULL,
+            PRIMARY KEY (tenant_id, id)
+        )""",
+    ),
 }
 
 TIME_TABLES = ("events", "executions", "execution_links", "execution_steps")
@@ -326,6 +345,8 @@ INDEXES = (
     "CREATE INDEX executions_connector ON executor.executions (tenant_id, connector, id)",
     # What has had its time is forgotten over all tenants, the oldest first.
     "CREATE INDEX event_receipts_age ON executor.event_receipts (received_at)",
+    # The oldest is told first, over all tenants.
+    "CREATE INDEX audit_outbox_age ON executor.audit_outbox (id)",
     "CREATE INDEX run_requests_age ON executor.run_requests (created_at)",
 )
 

@@ -3,12 +3,13 @@
 from alembic import context, op
 
 from migrations import partitions
+from migrations.registry import access, audit
 from migrations.tenancy import Tenancy, drop
 
 revision = "r0001"
 down_revision = None
 
-TIME_TABLES = ("audit_events",)
+TIME_TABLES = ("api_key_usage", *audit.TIME_TABLES)
 
 GLOBAL = {
     "registry.deployment": """
@@ -66,6 +67,8 @@ GLOBAL = {
             digest bytea NOT NULL,
             scopes text[] NOT NULL,
             address_ranges text[] NOT NULL,
+            -- What the text begins and ends with, so that people can tell keys apart.
+            environment text NOT NULL,
             last4 text NOT NULL,
             metadata jsonb NOT NULL,
             created_by text NOT NULL,
@@ -94,6 +97,7 @@ OBJECT = """
 """
 
 ALL = "SELECT, INSERT, UPDATE"
+WANTED = "SELECT, INSERT, UPDATE, DELETE"
 APPEND = "SELECT, INSERT"
 
 TENANT: dict[str, tuple[str, str]] = {
@@ -124,8 +128,28 @@ TENANT: dict[str, tuple[str, str]] = {
             reported_at timestamptz NOT NULL DEFAULT now()
         )""",
     ),
+    # Why a tenant goes, how far it has gone, and once it is purged the proof of it.
+    "registry.tenant_tombstones": (
+        ALL,
+        """
+        CREATE TABLE registry.tenant_tombstones (
+            tenant_id uuid PRIMARY KEY REFERENCES registry.tenants,
+            slug text NOT NULL,
+            actor_id uuid NOT NULL,
+            actor_kind text NOT NULL,
+            actor_name text NOT NULL,
+            reason text NOT NULL,
+            forced boolean NOT NULL,
+            executor_rows jsonb,
+            registry_rows jsonb NOT NULL DEFAULT '{}',
+            created_at timestamptz NOT NULL DEFAULT now(),
+            reported_at timestamptz,
+            purged_at timestamptz,
+            CHECK ((executor_rows IS NULL) = (reported_at IS NULL))
+        )""",
+    ),
     "registry.tenant_roles": (
-        "SELECT, INSERT, UPDATE, DELETE",
+        WANTED,
         f"""
         CREATE TABLE registry.tenant_roles (
             tenant_id uuid NOT NULL REFERENCES registry.tenants,
@@ -138,7 +162,7 @@ TENANT: dict[str, tuple[str, str]] = {
         )""",
     ),
     "registry.role_bindings": (
-        "SELECT, INSERT, UPDATE, DELETE",
+        WANTED,
         f"""
         CREATE TABLE registry.role_bindings (
             tenant_id uuid NOT NULL REFERENCES registry.tenants,
@@ -168,7 +192,7 @@ TENANT: dict[str, tuple[str, str]] = {
         )""",
     ),
     "registry.credentials": (
-        ALL,
+        WANTED,
         f"""
         CREATE TABLE registry.credentials (
             tenant_id uuid NOT NULL REFERENCES registry.tenants,
@@ -182,7 +206,7 @@ TENANT: dict[str, tuple[str, str]] = {
         )""",
     ),
     "registry.credential_versions": (
-        APPEND,
+        "SELECT, INSERT, DELETE",
         """
         CREATE TABLE registry.credential_versions (
             tenant_id uuid NOT NULL,
@@ -201,7 +225,7 @@ TENANT: dict[str, tuple[str, str]] = {
         )""",
     ),
     "registry.integrations": (
-        ALL,
+        WANTED,
         f"""
         CREATE TABLE registry.integrations (
             tenant_id uuid NOT NULL REFERENCES registry.tenants,
@@ -228,7 +252,7 @@ TENANT: dict[str, tuple[str, str]] = {
         )""",
     ),
     "registry.connectors": (
-        ALL,
+        WANTED,
         f"""
         CREATE TABLE registry.connectors (
             tenant_id uuid NOT NULL REFERENCES registry.tenants,
@@ -248,7 +272,7 @@ TENANT: dict[str, tuple[str, str]] = {
         )""",
     ),
     "registry.webhook_endpoints": (
-        ALL,
+        WANTED,
         f"""
         CREATE TABLE registry.webhook_endpoints (
             tenant_id uuid NOT NULL REFERENCES registry.tenants,
@@ -267,7 +291,7 @@ TENANT: dict[str, tuple[str, str]] = {
         )""",
     ),
     "registry.subscriptions": (
-        ALL,
+        WANTED,
         f"""
         CREATE TABLE registry.subscriptions (
             tenant_id uuid NOT NULL REFERENCES registry.tenants,
@@ -284,6 +308,75 @@ TENANT: dict[str, tuple[str, str]] = {
                 ON DELETE RESTRICT,
             FOREIGN KEY (tenant_id, connector_id) REFERENCES registry.connectors
                 ON DELETE RESTRICT
+        )""",
+    ),
+    "registry.review_policies": (
+        WANTED,
+        f"""
+        CREATE TABLE registry.review_policies (
+            tenant_id uuid NOT NULL REFERENCES registry.tenants,
+            policy_id uuid NOT NULL,
+            {OBJECT}
+            min_risk text NOT NULL CHECK (min_risk IN ('MEDIUM', 'HIGH', 'CRITICAL')),
+            kinds text[] NOT NULL,
+            approvals integer NOT NULL CHECK (approvals BETWEEN 1 AND 5),
+            expires text NOT NULL,
+            allow_self_approval boolean NOT NULL,
+            is_active boolean NOT NULL,
+            PRIMARY KEY (tenant_id, policy_id),
+            CONSTRAINT review_policies_name_key UNIQUE (tenant_id, name)
+        )""",
+    ),
+    "registry.pending_revisions": (
+        ALL,
+        """
+        CREATE TABLE registry.pending_revisions (
+            tenant_id uuid NOT NULL REFERENCES registry.tenants,
+            pending_id uuid NOT NULL,
+            state text NOT NULL
+                CHECK (state IN ('pending', 'applied', 'rejected', 'expired', 'stale')),
+            base_revision bigint NOT NULL,
+            plan_hash text NOT NULL,
+            plan jsonb NOT NULL,
+            risk smallint NOT NULL CHECK (risk BETWEEN 1 AND 4),
+            source text NOT NULL,
+            commit text NOT NULL,
+            author_id uuid NOT NULL,
+            author jsonb NOT NULL,
+            policies text[] NOT NULL,
+            approvals_needed integer NOT NULL CHECK (approvals_needed BETWEEN 1 AND 5),
+            self_approval boolean NOT NULL,
+            data_key_id uuid NOT NULL,
+            wrapped_key bytea,
+            sealed bytea,
+            created_at timestamptz NOT NULL DEFAULT now(),
+            expires_at timestamptz NOT NULL,
+            ended_at timestamptz,
+            ended_by text NOT NULL DEFAULT '',
+            note text NOT NULL DEFAULT '',
+            revision bigint NOT NULL DEFAULT 0,
+            PRIMARY KEY (tenant_id, pending_id),
+            FOREIGN KEY (tenant_id, data_key_id) REFERENCES registry.data_keys,
+            -- What no longer waits keeps nothing of its documents, nor the key to them.
+            CONSTRAINT pending_revisions_shredded CHECK (
+                (state = 'pending') = (wrapped_key IS NOT NULL)
+                AND (state = 'pending') = (sealed IS NOT NULL)
+                AND (state = 'pending') = (ended_at IS NULL)
+            )
+        )""",
+    ),
+    "registry.pending_approvals": (
+        APPEND,
+        """
+        CREATE TABLE registry.pending_approvals (
+            tenant_id uuid NOT NULL,
+            pending_id uuid NOT NULL,
+            principal_id uuid NOT NULL,
+            principal_name text NOT NULL,
+            note text NOT NULL,
+            created_at timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (tenant_id, pending_id, principal_id),
+            FOREIGN KEY (tenant_id, pending_id) REFERENCES registry.pending_revisions
         )""",
     ),
     "registry.config_ownership": (
@@ -310,6 +403,7 @@ TENANT: dict[str, tuple[str, str]] = {
             commit text NOT NULL,
             created integer NOT NULL,
             updated integer NOT NULL,
+            deleted integer NOT NULL,
             created_at timestamptz NOT NULL DEFAULT now(),
             PRIMARY KEY (tenant_id, revision)
         )""",
@@ -336,39 +430,13 @@ TENANT: dict[str, tuple[str, str]] = {
             tenant_id uuid NOT NULL,
             seq bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
             xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
-            kind text NOT NULL CHECK (kind IN ('revision')),
+            kind text NOT NULL CHECK (kind IN ('revision', 'tenant', 'notice')),
             revision bigint NOT NULL,
+            -- What a notice is about: an audit event's name.
+            subject text NOT NULL DEFAULT '',
             created_at timestamptz NOT NULL DEFAULT now(),
             PRIMARY KEY (tenant_id, seq)
         )""",
-    ),
-    "registry.audit_events": (
-        APPEND,
-        """
-        CREATE TABLE registry.audit_events (
-            tenant_id uuid NOT NULL,
-            id uuid NOT NULL,
-            created_at timestamptz NOT NULL DEFAULT now(),
-            actor_id uuid NOT NULL,
-            actor_kind text NOT NULL,
-            actor_name text NOT NULL,
-            actor_role text NOT NULL,
-            address text NOT NULL,
-            user_agent text NOT NULL,
-            action text NOT NULL,
-            kind text NOT NULL,
-            object text NOT NULL,
-            object_id uuid NOT NULL,
-            fields jsonb NOT NULL,
-            risk smallint NOT NULL CHECK (risk BETWEEN 1 AND 4),
-            revision bigint NOT NULL,
-            request_id text NOT NULL,
-            source text NOT NULL,
-            commit text NOT NULL,
-            file text NOT NULL,
-            line integer NOT NULL,
-            PRIMARY KEY (tenant_id, id)
-        ) PARTITION BY RANGE (id)""",
     ),
 }
 
@@ -379,9 +447,24 @@ INDEXES = (
         "ON registry.role_bindings (principal_kind, issuer, subject)"
     ),
     "CREATE INDEX api_keys_principal ON registry.api_keys (principal_id)",
+    # A leader looks for tenants that are to be purged.
+    (
+        "CREATE INDEX tenant_tombstones_open ON registry.tenant_tombstones (tenant_id) "
+        "WHERE purged_at IS NULL"
+    ),
     # The feed is read in the order in which transactions become visible.
     "CREATE INDEX feed_position ON registry.feed (xid, seq)",
     "CREATE INDEX request_answers_age ON registry.request_answers (tenant_id, created_at)",
+    (
+        "CREATE UNIQUE INDEX pending_revisions_same_plan "
+        "ON registry.pending_revisions (tenant_id, plan_hash, base_revision) "
+        "WHERE state = 'pending'"
+    ),
+    # A leader looks for what nobody approved in time, in any tenant.
+    (
+        "CREATE INDEX pending_revisions_due "
+        "ON registry.pending_revisions (expires_at) WHERE state = 'pending'"
+    ),
 )
 
 ROLES = {
@@ -390,21 +473,37 @@ ROLES = {
     "ADMIN": (3, "Does everything in a tenant"),
     "SUPER_ADMIN": (4, "Does everything in every tenant, and makes tenants"),
     "CONFIG_SOURCE": (50, "Plans and applies configuration, and makes tenants by it"),
+    "STAFF_DEVELOPER": (60, "Of the platform's staff: sees who may do what"),
+    "STAFF_ADMIN": (61, "Of the platform's staff: manages principals and keys"),
+    "STAFF_OWNER": (62, "Of the platform's staff: does everything, and says who is staff"),
     "EXECUTOR": (100, "The executor service itself"),
 }
 # In every tenant, one a call, and each time with a reason.
-NEEDS_REASON = frozenset({"SUPER_ADMIN"})
+NEEDS_REASON = frozenset({"SUPER_ADMIN", "STAFF_DEVELOPER", "STAFF_ADMIN", "STAFF_OWNER"})
 READ = (
     *("tenants.read", "integrations.read", "credentials.read", "config.read", "executions.read"),
-    "lanes.read",
+    *("lanes.read", "roles.read"),
 )
-MANAGE = (*READ, "connectors.run", "config.plan", "audit.read")
-ADMINISTER = (*MANAGE, "config.apply", "lanes.pause")
+MANAGE = (*READ, "connectors.run", "config.plan", "audit.read", "principals.read", "keys.read")
+ADMINISTER = (
+    *MANAGE,
+    *("config.apply", "access.manage", "config.approve"),
+    *("lanes.pause", "audit.review", "principals.manage", "keys.manage"),
+)
+SEE_STAFF = ("tenants.read", "roles.read", "principals.read", "grants.read", "staff.read")
+ADMINISTER_STAFF = (*SEE_STAFF, "audit.read", "principals.manage", "keys.read", "keys.manage")
+ADMINISTER_ALL = (
+    *(*ADMINISTER, "tenants.create", "tenants.delete", "providers.switch"),
+    *("grants.read", "grants.manage", "staff.read"),
+)
 GRANTED = {
     "VIEWER": READ,
     "MANAGER": MANAGE,
     "ADMIN": ADMINISTER,
-    "SUPER_ADMIN": (*ADMINISTER, "tenants.create", "providers.switch"),
+    "SUPER_ADMIN": ADMINISTER_ALL,
+    "STAFF_DEVELOPER": SEE_STAFF,
+    "STAFF_ADMIN": ADMINISTER_STAFF,
+    "STAFF_OWNER": (*ADMINISTER_ALL, "staff.manage"),
     "CONFIG_SOURCE": (
         "tenants.read",
         "tenants.create",
@@ -416,30 +515,49 @@ GRANTED = {
         "config.read",
         "feed.watch",
         "projections.report",
+        "purges.report",
+        "audit.record",
         "credentials.resolve",
         "keys.lease",
         "principals.authenticate",
+        "usage.report",
     ),
 }
 PERMISSIONS = {
     "tenants.read": "See a tenant",
     "tenants.create": "Make a tenant by a Tenant document",
+    "tenants.delete": "Delete a tenant for good, and see what was left of it",
     "integrations.read": "See integrations",
     "credentials.read": "See credentials, masked",
     "config.read": "See wanted state and its revisions",
     "config.plan": "See what a change would do",
     "config.apply": "Change wanted state",
+    "access.manage": "Change roles, role bindings and review policies, besides config.apply",
+    "config.approve": "Approve or reject a change that waits for review",
     "connectors.run": "Run a connector",
     "executions.read": "See executions and their steps, masked",
     "lanes.read": "See lanes, and why one does not move",
     "lanes.pause": "Pause and resume a lane",
     "providers.switch": "Stop and start the work of every tenant with a provider",
     "audit.read": "See the audit log",
+    "audit.review": "Look at what was risky, and sign that one has",
+    "audit.record": "Tell the audit log what another service did",
     "feed.watch": "Follow what changes in every tenant",
     "projections.report": "Say which revision the executor works by",
+    "purges.report": "Say that the executor has nothing more of a tenant",
     "credentials.resolve": "Open a credential",
     "keys.lease": "Lease a key derived from a tenant's",
     "principals.authenticate": "Ask who a credential belongs to",
+    "principals.read": "See services, sources and users",
+    "principals.manage": "Make principals, and say whether they may call",
+    "keys.read": "See API keys, masked, and how they are used",
+    "keys.manage": "Make, rotate and take back API keys",
+    "roles.read": "See roles and what they allow",
+    "grants.read": "See who has which role in every tenant",
+    "grants.manage": "Give and take roles in every tenant",
+    "staff.read": "See who runs the platform",
+    "staff.manage": "Say who runs the platform",
+    "usage.report": "Tell how API keys were used",
 }
 
 
@@ -448,16 +566,20 @@ def upgrade() -> None:
     tenancy = Tenancy("registry", context.config.attributes["roles"])
     tenancy.open_schema("registry")
     tenancy.make(GLOBAL, TENANT)
-    for statement in INDEXES:
+    tenancy.make(access.GLOBAL, access.TENANT)
+    tenancy.make(audit.GLOBAL, audit.TENANT)
+    audit.guard_heads()
+    for statement in (*INDEXES, *access.INDEXES, *audit.INDEXES):
         op.execute(statement)
-    tenancy.by_month("registry", TIME_TABLES)
+    tenancy.by_month("registry", TIME_TABLES, audit.ANCHORED)
     op.execute("INSERT INTO registry.deployment DEFAULT VALUES")
     _seed_roles()
 
 
 def downgrade() -> None:
     """Drop the schema's tables, the newest first."""
-    drop(GLOBAL, TENANT)
+    drop(GLOBAL, TENANT, access.GLOBAL, access.TENANT, audit.GLOBAL, audit.TENANT)
+    audit.drop_guard()
     partitions.drop("registry")
 
 

@@ -9,6 +9,7 @@ from services.chassis.ids import parse_name
 from services.chassis.interceptors import Call
 from services.executor import messages
 from services.executor.activity import Activities
+from services.executor.audit import doer_of
 from services.executor.dry_runs import DryRuns
 from services.executor.executions import Executions
 from services.executor.watching import Watches
@@ -53,7 +54,9 @@ class ExecutionServicer:
 
     async def CancelExecution(self, request: pb.CancelExecutionRequest, call: Call) -> pb.Execution:
         """End an execution before its time."""
-        found = await self._executions.cancel(call.inside(), messages.execution_id(request.name))
+        found = await self._executions.cancel(
+            call.inside(), messages.execution_id(request.name), doer_of(call)
+        )
         return messages.execution(found, call.tenant)
 
     async def DryRunConnector(

@@ -4,6 +4,7 @@ from tenon.executor.v1 import lane_service_pb2 as pb
 
 from services.chassis.interceptors import Call
 from services.executor import lane_messages as messages
+from services.executor.audit import doer_of
 from services.executor.switchboard import Switchboard
 
 
@@ -21,26 +22,30 @@ class LaneServicer:
     async def PauseLane(self, request: pb.PauseLaneRequest, call: Call) -> pb.Lane:
         """Begin nothing of a lane."""
         lane_id = messages.lane_id(request)
-        found = await self._switchboard.pause(call.inside(), lane_id, request.reason)
+        found = await self._switchboard.pause(call.inside(), lane_id, request.reason, doer_of(call))
         return messages.lane(found, call.tenant)
 
     async def ResumeLane(self, request: pb.ResumeLaneRequest, call: Call) -> pb.Lane:
         """Let a lane go on."""
-        found = await self._switchboard.resume(call.inside(), messages.lane_id(request))
+        found = await self._switchboard.resume(
+            call.inside(), messages.lane_id(request), doer_of(call)
+        )
         return messages.lane(found, call.tenant)
 
     async def SwitchOffProvider(
-        self, request: pb.SwitchOffProviderRequest, _: Call
+        self, request: pb.SwitchOffProviderRequest, call: Call
     ) -> pb.ProviderSwitch:
         """Begin no work with a provider."""
-        switched = await self._switchboard.switch_off(request.provider, request.reason)
+        switched = await self._switchboard.switch_off(
+            request.provider, request.reason, doer_of(call)
+        )
         return messages.switch(switched)
 
     async def SwitchOnProvider(
-        self, request: pb.SwitchOnProviderRequest, _: Call
+        self, request: pb.SwitchOnProviderRequest, call: Call
     ) -> pb.SwitchOnProviderResponse:
         """Let the work with a provider go on."""
-        await self._switchboard.switch_on(request.provider)
+        await self._switchboard.switch_on(request.provider, doer_of(call))
         return pb.SwitchOnProviderResponse()
 
     async def ListProviderSwitches(

@@ -7,8 +7,9 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.dialects.postgresql import insert
 
 from services.chassis.database import Bound, Statement, Transaction
+from services.chassis.errors import NotFound
 from services.executor.tables import EVENT_RECEIPTS as RECEIPTS
-from services.executor.tables import EVENTS
+from services.executor.tables import EVENTS, TENANTS
 
 RECEIVE = Statement(
     insert(RECEIPTS)
@@ -27,6 +28,7 @@ RECEIVED = Statement(
         RECEIPTS.c.key == bindparam("key"),
     )
 )
+ENABLED = Statement(select(TENANTS.c.enabled).where(TENANTS.c.tenant_id == bindparam("tenant_id")))
 _STORED = ("tenant_id", "id", "endpoint_id", "type", "delivery_key", "headers", "body")
 STORE = Statement(
     insert(EVENTS).values({name: bindparam(name, type_=EVENTS.c[name].type) for name in _STORED})
@@ -38,11 +40,18 @@ async def receive(
 ) -> UUID:
     """Take the receipt of one delivery; answers whose it is: `event_id`, or the first event's.
 
-    Of two at once the second waits for the first's transaction.
+    Of two at once the second waits for the first's transaction. Raises NotFound where the tenant
+    has been disabled since its endpoint was looked up.
     """
     place = {"tenant_id": tenant_id, "endpoint_id": endpoint_id, "key": key}
-    calls = [Bound(RECEIVE, {**place, "event_id": event_id}), Bound(RECEIVED, place)]
-    _, rows = await tx.pipeline(calls)
+    calls = [
+        Bound(RECEIVE, {**place, "event_id": event_id}),
+        Bound(RECEIVED, place),
+        Bound(ENABLED, {"tenant_id": tenant_id}),
+    ]
+    _, rows, owners = await tx.pipeline(calls)
+    if not (owners and owners[0].enabled):
+        raise NotFound("the tenant is disabled")
     found: UUID = rows[0].event_id
     return found
 

@@ -132,19 +132,23 @@ async def one(tx: Transaction, tenant_id: UUID, lane_id: UUID) -> LaneState | No
     return None if row is None else LaneState(*row)
 
 
-async def switch_off(database: Database, provider: str, reason: str) -> ProviderSwitch:
-    """Switch a provider off for every tenant; one that is off stays so, for its first reason."""
+async def switch_off(database: Database, provider: str, reason: str, told: Bound) -> ProviderSwitch:
+    """Switch a provider off for every tenant; one that is off stays so, for its first reason.
+
+    `told` is what tells it where it was on.
+    """
     async with database.system() as tx:
-        _, rows = await tx.conclude(
-            [Bound(SWITCH_OFF, {"provider": provider, "reason": reason}), Bound(SWITCHES)]
-        )
+        if await tx.run(SWITCH_OFF, provider=provider, reason=reason):
+            await tx.pipeline([told])
+        rows = await tx.all(SWITCHES)
     return next(ProviderSwitch(*row) for row in rows if row.provider == provider)
 
 
-async def switch_on(database: Database, provider: str) -> None:
+async def switch_on(database: Database, provider: str, told: Bound) -> None:
     """Switch a provider on; its lanes are looked at again within seconds."""
     async with database.system() as tx:
-        await tx.run(SWITCH_ON, provider=provider)
+        if await tx.run(SWITCH_ON, provider=provider):
+            await tx.pipeline([told])
 
 
 async def switches(database: Database) -> list[ProviderSwitch]:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Uuid, bindparam, func, or_, select
+from sqlalchemy import Boolean, Uuid, bindparam, case, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from services.chassis.database import Database, Statement, Transaction
-from services.chassis.tenancy import Tenant
+from services.chassis.tenancy import State, Tenant
 from services.chassis.tenants import TenantFinder
 from services.executor.tables import TENANTS
 
@@ -21,13 +21,15 @@ class ProjectedTenant:
     slug: str
     enabled: bool
     revision: int
+    draining: bool = False
 
 
 _COLUMNS = (TENANTS.c.tenant_id, TENANTS.c.slug, TENANTS.c.enabled, TENANTS.c.revision)
+_DRAINING = TENANTS.c.draining_since.is_not(None).label("draining")
 
-GET = Statement(select(*_COLUMNS).where(TENANTS.c.tenant_id == bindparam("tenant_id")))
+GET = Statement(select(*_COLUMNS, _DRAINING).where(TENANTS.c.tenant_id == bindparam("tenant_id")))
 FIND = Statement(
-    select(*_COLUMNS).where(
+    select(*_COLUMNS, _DRAINING).where(
         or_(
             TENANTS.c.slug == bindparam("slug"),
             TENANTS.c.tenant_id == bindparam("tenant_id", type_=Uuid),
@@ -37,9 +39,10 @@ FIND = Statement(
 
 
 def _write() -> Statement:
-    new = insert(TENANTS).values(
-        {column.name: bindparam(column.name, type_=column.type) for column in _COLUMNS}
-    )
+    columns = {column.name: bindparam(column.name, type_=column.type) for column in _COLUMNS}
+    since = case((bindparam("draining", type_=Boolean), func.now()))
+    new = insert(TENANTS).values(**columns, draining_since=since)
+    draining = new.excluded.draining_since
     return Statement(
         new.on_conflict_do_update(
             index_elements=[TENANTS.c.tenant_id],
@@ -48,6 +51,9 @@ def _write() -> Statement:
                 "enabled": new.excluded.enabled,
                 "revision": new.excluded.revision,
                 "projected_at": func.now(),
+                "draining_since": case(
+                    (draining.is_not(None), func.coalesce(TENANTS.c.draining_since, draining))
+                ),
             },
             where=TENANTS.c.revision == bindparam("seen", type_=TENANTS.c.revision.type),
         )
@@ -84,9 +90,16 @@ async def write(tx: Transaction, tenant: ProjectedTenant, *, seen: int | None) -
         slug=tenant.slug,
         enabled=tenant.enabled,
         revision=tenant.revision,
+        draining=tenant.draining,
         seen=seen,
     )
     return written == 1
+
+
+def _state(tenant: ProjectedTenant) -> State:
+    if tenant.draining:
+        return "draining"
+    return "active" if tenant.enabled else "disabled"
 
 
 def _as_id(text: str) -> UUID | None:
@@ -103,6 +116,6 @@ def finder(database: Database) -> TenantFinder:
         found = await find(database, slug_or_id)
         if found is None:
             return None
-        return Tenant(found.slug, found.tenant_id, "active" if found.enabled else "disabled")
+        return Tenant(found.slug, found.tenant_id, _state(found))
 
     return TenantFinder(load)

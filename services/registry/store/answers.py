@@ -1,29 +1,54 @@
-"""Kept answers to requests."""
+"""Kept answers to requests: a tenant's, and the platform's."""
 
-from sqlalchemy import bindparam, delete, func, insert, select, text
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Table, Text, bindparam, delete, func, insert, select, text
 
 from services.chassis.database import Statement
 from services.registry import tables as t
 
-_A = t.request_answers.c
 _DAY_AGO = func.now() - text("interval '24 hours'")
 
-FIND = Statement(
-    select(_A.request_hash, _A.answer).where(
-        _A.tenant_id == bindparam("tenant_id"),
-        _A.principal_id == bindparam("principal_id"),
-        _A.method == bindparam("method"),
-        _A.request_id == bindparam("request_id"),
-        _A.created_at > _DAY_AGO,
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The statements of one table of answers."""
+
+    find: Statement
+    keep: Statement
+    forget: Statement
+
+
+def _answers(table: Table) -> Answers:
+    key = [column for column in table.primary_key if column.name != "tenant_id"]
+    place = [column for column in table.primary_key if column.name == "tenant_id"]
+    names = [column.name for column in table.c if column.name != "created_at"]
+    within = [column == bindparam(column.name) for column in place]
+    return Answers(
+        find=Statement(
+            select(table.c.request_hash, table.c.answer).where(
+                *within,
+                *(column == bindparam(column.name) for column in key),
+                table.c.created_at > _DAY_AGO,
+            )
+        ),
+        keep=Statement(
+            insert(table).values({n: bindparam(n, type_=table.c[n].type) for n in names})
+        ),
+        forget=Statement(delete(table).where(*within, table.c.created_at <= _DAY_AGO)),
     )
+
+
+OF_TENANTS: Final = _answers(t.request_answers)
+OF_PLATFORM: Final = _answers(t.platform_answers)
+
+WAIT_FOR_TWINS: Final = Statement(
+    select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("words", type_=Text), 0)))
 )
-KEEP = Statement(
-    insert(t.request_answers).values(
-        {c.name: bindparam(c.name, type_=c.type) for c in _A if c.name != "created_at"}
-    )
-)
-FORGET = Statement(
-    delete(t.request_answers).where(
-        _A.tenant_id == bindparam("tenant_id"), _A.created_at <= _DAY_AGO
-    )
-)
+
+
+def of(tenant_id: UUID | None) -> Answers:
+    """Where the answers of a tenant, or (None) of the platform, are."""
+    return OF_PLATFORM if tenant_id is None else OF_TENANTS

@@ -1,7 +1,7 @@
 """Wanted objects in their tables: one table of kinds says which field stands in which column."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     cast,
+    delete,
     func,
     insert,
     or_,
@@ -37,13 +38,17 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How one kind is stored; `derived` columns come from elsewhere than the spec."""
+    """How one kind is stored; `derived` columns come from elsewhere than the spec.
+
+    `spread` fields hold messages whose own fields have a column each.
+    """
 
     table: Table
     id_column: str
     fields: tuple[str, ...]
     references: tuple[Reference, ...] = ()
     derived: tuple[str, ...] = ()
+    spread: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 STORED: Mapping[str, Stored] = {
@@ -90,6 +95,19 @@ STORED: Mapping[str, Stored] = {
             Reference("endpoint", "endpoint_id", "WebhookEndpoint"),
             Reference("connector", "connector_id", "Connector"),
         ),
+    ),
+    "ReviewPolicy": Stored(
+        t.review_policies,
+        "policy_id",
+        ("min_risk", "kinds", "approvals", "expires", "allow_self_approval", "is_active"),
+    ),
+    "Role": Stored(t.tenant_roles, "role_id", ("description", "permissions")),
+    # A role is kept by name: the built-in ones are no objects of the tenant.
+    "RoleBinding": Stored(
+        t.role_bindings,
+        "binding_id",
+        ("role", "kinds", "sources"),
+        spread={"subject": {"kind": "principal_kind", "issuer": "issuer", "name": "subject"}},
     ),
 }
 
@@ -149,9 +167,20 @@ def _update(stored: Stored) -> Statement:
     )
 
 
+def _delete(table: Table, id_column: str) -> Statement:
+    return Statement(
+        delete(table).where(
+            table.c.tenant_id == bindparam("tenant_id"), table.c[id_column] == bindparam("id")
+        )
+    )
+
+
 ALL = {kind: Statement(_selection(kind)) for kind in STORED}
 INSERT = {kind: _insert(stored) for kind, stored in STORED.items()}
 UPDATE = {kind: _update(stored) for kind, stored in STORED.items()}
+DELETE = {kind: _delete(stored.table, stored.id_column) for kind, stored in STORED.items()}
+# What is sealed goes with its credential, and its key with it.
+DELETE_SEALED = _delete(t.credential_versions, "credential_id")
 
 _INTEGRATION = t.integrations.c
 GET_INTEGRATION = Statement(_selection("Integration").where(_INTEGRATION.name == bindparam("name")))
@@ -201,12 +230,22 @@ def writing(
     return Bound(INSERT[one.kind], {**row, **place, "name": one.name})
 
 
+def deleting(tenant_id: UUID, one: Complete) -> Iterator[Bound]:
+    """What deletes one object, and all that is sealed for it."""
+    place = {"tenant_id": tenant_id, "id": one.object_id}
+    if one.kind == "Credential":
+        yield Bound(DELETE_SEALED, place)
+    yield Bound(DELETE[one.kind], place)
+
+
 def complete(kind: str, row: Any) -> Complete:
     """The object in a row."""
     stored = STORED[kind]
     fields = {LABELS: row.labels, ANNOTATIONS: row.annotations}
     fields |= {f"spec.{name}": getattr(row, name) for name in stored.fields}
     fields |= {f"spec.{r.field}": getattr(row, f"ref_{r.field}") for r in stored.references}
+    for name, columns in stored.spread.items():
+        fields[f"spec.{name}"] = {inner: getattr(row, column) for inner, column in columns.items()}
     if kind == "Credential":
         fields[SECRET_VALUES] = row.fingerprints
     version = row.version if kind == "Credential" else 0
@@ -216,6 +255,8 @@ def complete(kind: str, row: Any) -> Complete:
 def _row(one: Complete, ids: Mapping[Key, UUID]) -> dict[str, Any]:
     stored, spec = STORED[one.kind], one.spec()
     values = {name: _value(stored.table.c[name], spec[name]) for name in stored.fields}
+    for name, columns in stored.spread.items():
+        values |= {column: spec[name][inner] for inner, column in columns.items()}
     for reference in stored.references:
         values[reference.column] = ids.get((reference.kind, spec[reference.field]))
     return {"labels": one.fields[LABELS], "annotations": one.fields[ANNOTATIONS], **values}

@@ -52,6 +52,13 @@ DISOWN = Statement(
         _OWN.source == bindparam("source"),
     )
 )
+DISOWN_ALL = Statement(
+    delete(t.config_ownership).where(
+        _OWN.tenant_id == bindparam("tenant_id"),
+        _OWN.kind == bindparam("kind"),
+        _OWN.name == bindparam("name"),
+    )
+)
 INSERT_REVISION = Statement(
     insert(t.config_revisions).values(
         {
@@ -84,7 +91,7 @@ INSERT_FEED = Statement(
 _FEED = t.feed.c
 # Only what is below every open transaction: a later commit could still slip in above it.
 READ_FEED = Statement(
-    select(_FEED.xid, _FEED.seq, _FEED.tenant_id, _FEED.kind, _FEED.revision)
+    select(_FEED.xid, _FEED.seq, _FEED.tenant_id, _FEED.kind, _FEED.revision, _FEED.subject)
     .where(
         tuple_(_FEED.xid, _FEED.seq)
         > tuple_(cast(cast(bindparam("xid"), Text), t.Xid8), bindparam("seq", type_=BigInteger)),
@@ -128,6 +135,11 @@ def owning(
             yield Bound(DISOWN, place)
 
 
+def disowning(tenant_id: UUID, key: Key) -> Bound:
+    """What leaves an object that is no more to nobody."""
+    return Bound(DISOWN_ALL, {"tenant_id": tenant_id, "kind": key[0], "name": key[1]})
+
+
 def adding(occasion: Occasion, plan: Plan) -> list[Bound]:
     """What moves the tenant on to a revision, records it, and tells the feed at commit."""
     at = {"tenant_id": occasion.tenant_id, "revision": occasion.revision}
@@ -139,6 +151,7 @@ def adding(occasion: Occasion, plan: Plan) -> list[Bound]:
         "commit": occasion.commit,
         "created": plan.count("create"),
         "updated": plan.count("update"),
+        "deleted": plan.count("delete"),
     }
     return [
         Bound(ADVANCE, {"the_tenant_id": occasion.tenant_id, "revision": occasion.revision}),

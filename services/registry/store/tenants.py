@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.sql.elements import ColumnElement
 
 from services.chassis.database import Bound, Database, Statement, Transaction
+from services.chassis.errors import AlreadyExists, FailedPrecondition
 from services.chassis.ids import TENANT_ID
 from services.chassis.tenancy import Tenant
 from services.chassis.tenants import TenantFinder
@@ -31,6 +32,7 @@ def state_of(tenants: Any) -> ColumnElement[str]:
 _FIND = select(_T.slug, _T.tenant_id, state_of(_T).label("state")).where(_T.state != "purged")
 FIND_SLUG = Statement(_FIND.where(_T.slug == bindparam("named", type_=Text)))
 FIND_ID = Statement(_FIND.where(_T.tenant_id == bindparam("named", type_=_T.tenant_id.type)))
+PURGED = Statement(select(_T.slug).where(_T.slug == bindparam("slug"), _T.state == "purged"))
 # Rows that refer to the tenant may still be added meanwhile, such as what is projected.
 LOCK = Statement(
     select(t.tenants).where(_T.tenant_id == bindparam("tenant_id")).with_for_update(key_share=True)
@@ -56,12 +58,20 @@ UPDATE = Statement(
         updated_at=func.now(),
     )
 )
+_STONE = t.tenant_tombstones.c
 WITH_STATUS = select(
-    t.tenants, func.coalesce(_STATUS.projected_revision, 0).label("projected_revision")
-).select_from(t.tenants.outerjoin(t.tenant_status, _STATUS.tenant_id == _T.tenant_id))
+    t.tenants,
+    func.coalesce(_STATUS.projected_revision, 0).label("projected_revision"),
+    *(column.label(f"tombstone_{column.name}") for column in _STONE),
+).select_from(
+    t.tenants.outerjoin(t.tenant_status, _STATUS.tenant_id == _T.tenant_id).outerjoin(
+        t.tenant_tombstones, _STONE.tenant_id == _T.tenant_id
+    )
+)
 GET = Statement(WITH_STATUS.where(_T.tenant_id == bindparam("tenant_id")))
 PAGE = Statement(
     WITH_STATUS.where(
+        _T.state != "purged",
         _T.slug > bindparam("after"),
         or_(
             bindparam("everywhere").is_(True),
@@ -96,6 +106,7 @@ class Tenants:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._finder = TenantFinder(self._load)
+        self.forget = self._finder.forget
 
     async def find(self, slug_or_id: str) -> Tenant | None:
         """A tenant by slug or id."""
@@ -106,6 +117,12 @@ class Tenants:
             statement = FIND_ID if TENANT_ID.fullmatch(slug_or_id) else FIND_SLUG
             row = await transaction.one(statement, named=slug_or_id)
         return Tenant(*row) if row is not None else None
+
+    async def check_unused(self, slug: str) -> None:
+        """Raise AlreadyExists where a tenant of that slug was deleted."""
+        async with self._database.system() as transaction:
+            if await transaction.one(PURGED, slug=slug) is not None:
+                raise AlreadyExists(f"tenants/{slug} was deleted: a slug is never used again")
 
     async def get(self, tenant_id: UUID) -> Any:
         """Its row, with the projected revision."""
@@ -136,9 +153,20 @@ def complete(row: Any) -> Complete:
     return Complete("Tenant", row.slug, fields, row.tenant_id)
 
 
-async def lock(transaction: Transaction, tenant_id: UUID) -> Any:
+async def hold(transaction: Transaction, tenant_id: UUID) -> Any:
     """Its row, held against every other change until the transaction ends; None: no tenant."""
     return await transaction.one(LOCK, tenant_id=tenant_id)
+
+
+async def lock(transaction: Transaction, tenant_id: UUID) -> Any:
+    """As `hold`, for a change: raises FailedPrecondition where the tenant is on its way out."""
+    row = await hold(transaction, tenant_id)
+    if row is not None and row.state != "active":
+        raise FailedPrecondition(
+            f"tenants/{row.slug} is being deleted: nothing of it changes any more",
+            reason="TENANT_DRAINING",
+        )
+    return row
 
 
 async def read(transaction: Transaction, tenant_id: UUID) -> Any:

@@ -82,6 +82,8 @@ class RunningRegistry:
         async with AsyncExitStack() as stack:
             listening = asyncio.create_task(feed.listen())
             stack.callback(listening.cancel)
+            hearing = asyncio.create_task(self._access.invalidations.listen())
+            stack.callback(hearing.cancel)
             listen = Listen(f"127.0.0.1:{self.port}")
             self.port = await stack.enter_async_context(
                 serving(services, gates, listen, grace_s=0.1)
@@ -90,6 +92,8 @@ class RunningRegistry:
 
     async def stop(self) -> None:
         if self._open is not None:
+            # Followers would otherwise hold up the drain for the whole of its grace.
+            self._access.invalidations.close()
             await self._open.aclose()
             self._open = None
 

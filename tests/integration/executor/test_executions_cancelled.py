@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from services.chassis.errors import NotFound
+from services.executor.audit import Doer
 from services.executor.executions import Executions, Query
 from services.executor.store.executions import Execution
 from services.executor.watching import Changes
@@ -17,6 +18,7 @@ from services.sandbox.faults import Fault
 from tests.integration.executor.execution_bench import ExecutionBench, NoRoom, comment, step, until
 
 Admin = psycopg.AsyncConnection[Any]
+DOER = Doer(uuid4(), "user", "Ada")
 LATER = {"max_attempts": 2, "base": "600s", "cap": "600s"}
 
 
@@ -32,10 +34,10 @@ def reasons(found: Execution) -> list[tuple[str, str]]:
 
 async def test_what_waits_for_a_worker_ends_at_once(runs: ExecutionBench, admin: Admin) -> None:
     execution_id = await runs.start(await runs.want(step()))
-    found = await runs.executions.cancel(runs.tenant_id, execution_id)
+    found = await runs.executions.cancel(runs.tenant_id, execution_id, DOER)
     assert (found.state, found.failure_reason, found.steps) == ("cancelled", "CANCELLED", ())
     assert found.ended_at is not None and await work_left(admin) == 0
-    assert await runs.executions.cancel(runs.tenant_id, execution_id) == found
+    assert await runs.executions.cancel(runs.tenant_id, execution_id, DOER) == found
     async with runs.working():
         assert (await runs.executions.run(runs.request(wait_s=10))).state == "success"
     assert len(runs.box.calls) == 1
@@ -48,7 +50,7 @@ async def test_what_waits_for_its_next_try_ends_at_once_and_says_why_it_waited(
     execution_id = await runs.start(await runs.want(step(retry=LATER)))
     async with runs.working():
         await until(runs, execution_id, lambda each: each.steps and each.steps[0].failure_reason)
-        found = await runs.executions.cancel(runs.tenant_id, execution_id)
+        found = await runs.executions.cancel(runs.tenant_id, execution_id, DOER)
     assert (found.state, reasons(found)) == ("cancelled", [("failed", "TRANSIENT")])
     assert await work_left(admin) == 0
 
@@ -65,7 +67,7 @@ async def test_what_runs_is_ended_by_its_worker_and_says_what_nobody_knows(
     execution_id = await runs.start(await runs.want(under_way, step("next")))
     async with runs.working():
         await until(runs, execution_id, lambda _: runs.box.calls)
-        found = await runs.executions.cancel(runs.tenant_id, execution_id)
+        found = await runs.executions.cancel(runs.tenant_id, execution_id, DOER)
     assert (found.state, found.failure_reason) == ("cancelled", "CANCELLED")
     assert reasons(found) == [("failed", reason)]
     assert ("outcome is unknown" in found.failure_message) is (reason == "OUTCOME_UNKNOWN")
@@ -81,7 +83,7 @@ async def test_one_who_waits_hears_of_a_cancel(runs: ExecutionBench) -> None:
     # In another process than the one that serves the waiter.
     following = asyncio.create_task(runs.changes.follow())
     other = Executions(runs.database, runs.vault, Changes(runs.database), NoRoom())
-    await other.cancel(runs.tenant_id, listed[0].id)
+    await other.cancel(runs.tenant_id, listed[0].id, DOER)
     found = await asyncio.wait_for(waiting, 20)
     following.cancel()
     assert found.state == "cancelled"
@@ -89,7 +91,7 @@ async def test_one_who_waits_hears_of_a_cancel(runs: ExecutionBench) -> None:
 
 async def test_what_has_ended_stays_as_it_is(runs: ExecutionBench) -> None:
     found = await runs.run(step())
-    assert await runs.executions.cancel(runs.tenant_id, found.id) == found
+    assert await runs.executions.cancel(runs.tenant_id, found.id, DOER) == found
 
 
 async def test_nobody_cancels_what_is_not_theirs(
@@ -98,7 +100,7 @@ async def test_nobody_cancels_what_is_not_theirs(
     execution_id = await runs.start(await runs.want(step()))
     for tenant_id, name in ((tenant_ids[1], execution_id), (runs.tenant_id, uuid4())):
         with pytest.raises(NotFound):
-            await runs.executions.cancel(tenant_id, name)
+            await runs.executions.cancel(tenant_id, name, DOER)
     assert (await runs.executions.get(runs.tenant_id, execution_id)).state == "pending"
 
 
@@ -111,7 +113,7 @@ async def test_a_worker_that_lost_a_cancelled_run_records_nothing(
     await until(runs, execution_id, lambda _: runs.box.calls)
     # Its lease ends, as if it had died.
     await admin.execute("UPDATE executor.work SET claim_id = NULL, lease_until = NULL")
-    found = await runs.executions.cancel(runs.tenant_id, execution_id)
+    found = await runs.executions.cancel(runs.tenant_id, execution_id, DOER)
     assert (found.state, reasons(found)) == ("cancelled", [("failed", "OUTCOME_UNKNOWN")])
     with pytest.raises(ClaimLost):
         await running

@@ -122,9 +122,9 @@ async def test_metrics_are_served_where_it_is_told_and_every_loop_is_led(
     assert 'tenon_work_running{kind="execution"} 0.0' in text
     led: set[bytes] = set()
     async with asyncio.timeout(20):
-        while len(led) < 4:
+        while len(led) < 6:
             led.update(re.findall(rb"leading executor\.(\w+)", await process.stderr.readline()))
-    assert led == {b"projection", b"retention", b"scheduler", b"doctor"}
+    assert led == {b"projection", b"retention", b"draining", b"scheduler", b"doctor", b"audit"}
     process.send_signal(signal.SIGTERM)
     await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 0
@@ -134,7 +134,7 @@ async def test_without_settings_it_says_all_that_is_missing_and_ends() -> None:
     process = await executor({"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}"})
     output, errors = await asyncio.wait_for(process.communicate(), 30)
     assert (process.returncode, output) == (1, b"")
-    for name in (b"DATABASE_URL", b"SYSTEM_DATABASE_URL", b"SERVICE_KEY"):
+    for name in (b"DATABASE_URL", b"SYSTEM_DATABASE_URL"):
         assert b"TENON_EXECUTOR_" + name in errors
     assert b"Traceback" not in errors
 

@@ -1,7 +1,7 @@
 """A running registry and whoever calls it."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,22 +9,29 @@ from uuid import UUID
 
 import grpc
 import pytest
+from tenon.registry.v1 import access_service_pb2 as access_pb2
 from tenon.registry.v1 import access_service_pb2_grpc as access_grpc
 from tenon.registry.v1 import audit_service_pb2_grpc as audit_grpc
 from tenon.registry.v1 import config_service_pb2 as config
 from tenon.registry.v1 import config_service_pb2_grpc as config_grpc
 from tenon.registry.v1 import credential_service_pb2_grpc as credential_grpc
 from tenon.registry.v1 import integration_service_pb2_grpc as integration_grpc
+from tenon.registry.v1 import key_service_pb2_grpc as key_grpc
+from tenon.registry.v1 import principal_service_pb2_grpc as principal_grpc
+from tenon.registry.v1 import staff_service_pb2_grpc as staff_grpc
 from tenon.registry.v1 import tenant_service_pb2_grpc as tenant_grpc
 from tenon.registry.v1 import wanted_pb2 as wanted
 
+from services.chassis.channel import open_channel
 from services.chassis.database import Database
 from services.chassis.errors import TenonError
 from services.chassis.secret import Secret
 from services.chassis.status import from_rpc_error
 from services.registry.access import AccessControl, add_principal
 from services.registry.feed import Feed
+from services.registry.staff import appoint
 from services.registry.store.tenants import Tenants
+from services.registry.vault import Vault
 from tests.grants import grant
 
 
@@ -38,6 +45,7 @@ class Registry:
     tenants: Tenants
     feed: Feed
     superuser: Secret
+    vault: Vault
 
     async def key(
         self,
@@ -59,6 +67,20 @@ class Registry:
             await grant(self.database, await self.tenant_id(tenant), kind, principal, role)
         return key
 
+    async def staff_key(self, role: str, *flags: str) -> str:
+        """The key of a new member of the platform's staff."""
+        async with self.database.system() as transaction:
+            principal = await add_principal(transaction, "user", f"staff {role}")
+            await appoint(transaction, principal, role, flags, "a test")
+            key = await self.access.issue(transaction, "test", principal, "test", ["*"])
+        return key.reveal_text()
+
+    @asynccontextmanager
+    async def caller(self, key: str) -> "AsyncIterator[Caller]":
+        """Whoever has a key."""
+        async with open_channel(self.target, key=Secret(key), reason="a test") as channel:
+            yield Caller(channel)
+
     async def tenant_id(self, slug: str) -> UUID:
         found = await self.tenants.find(slug)
         assert found is not None
@@ -79,7 +101,22 @@ class Caller:
         self.integrations: integration_grpc.IntegrationServiceAsyncStub = (
             integration_grpc.IntegrationServiceStub(channel)
         )
+        self.keys: key_grpc.KeyServiceAsyncStub = key_grpc.KeyServiceStub(channel)
+        self.principals: principal_grpc.PrincipalServiceAsyncStub = (
+            principal_grpc.PrincipalServiceStub(channel)
+        )
+        self.staff: staff_grpc.StaffServiceAsyncStub = staff_grpc.StaffServiceStub(channel)
         self.tenants: tenant_grpc.TenantServiceAsyncStub = tenant_grpc.TenantServiceStub(channel)
+
+    async def is_known(self) -> bool:
+        """Whether the credential holds."""
+        try:
+            await self.access.WhoAmI(access_pb2.WhoAmIRequest(), timeout=5)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+                raise
+            return False
+        return True
 
     async def plan(
         self, tenant: str, resources: Iterable[wanted.Resource], **header: Any

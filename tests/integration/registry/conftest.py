@@ -10,13 +10,16 @@ import pytest
 from services.chassis import envelope
 from services.chassis.channel import open_channel
 from services.chassis.database import Database
+from services.chassis.guesses import Allowance, Guesses
 from services.chassis.interceptors import Gates
+from services.chassis.process import background
 from services.chassis.secret import Secret
 from services.chassis.server import Listen, serving
 from services.registry import main
 from services.registry.access import AccessControl
 from services.registry.feed import Feed
 from services.registry.store.tenants import Tenants
+from services.registry.tokens import Tokens
 from services.registry.vault import Vault
 from tests.integration.registry.callers import Caller, Registry
 
@@ -24,19 +27,37 @@ Calls = Callable[..., Awaitable[Caller]]
 
 
 @pytest.fixture
+def tokens() -> Tokens:
+    """Whose tokens count: nobody's, unless a test says otherwise."""
+    return Tokens()
+
+
+@pytest.fixture
+def guesses() -> Guesses:
+    """All wrong credentials of a test come from one address, which may send many."""
+    return Guesses(Allowance(burst=100_000))
+
+
+@pytest.fixture
 async def registry(
-    registry_conninfos: tuple[Secret, Secret], superuser: Secret
+    registry_conninfos: tuple[Secret, Secret],
+    superuser: Secret,
+    tokens: Tokens,
+    guesses: Guesses,
 ) -> AsyncIterator[Registry]:
     """The service, wired as its main wires it, on a free port."""
     async with Database(*registry_conninfos, constraints=main.CONSTRAINTS) as database:
         vault = Vault(envelope.new_key(), envelope.new_key())
         await vault.prove(database)
-        access = AccessControl(database, envelope.new_key())
+        access = AccessControl(database, envelope.new_key(), tokens=tokens, guesses=guesses)
         tenants, feed = Tenants(database), Feed(database)
         services = main.services_of(database, vault, access, tenants, feed)
         gates = Gates(access, tenants).in_order()
-        async with serving(services, gates, Listen("127.0.0.1:0"), grace_s=0.1) as port:
-            yield Registry(f"127.0.0.1:{port}", database, access, tenants, feed, superuser)
+        async with (
+            background(access.invalidations.listen()),
+            serving(services, gates, Listen("127.0.0.1:0"), grace_s=0.1) as port,
+        ):
+            yield Registry(f"127.0.0.1:{port}", database, access, tenants, feed, superuser, vault)
 
 
 @pytest.fixture

@@ -14,6 +14,9 @@ from tenon.registry.v1 import (
     config_service_pb2,
     credential_service_pb2,
     integration_service_pb2,
+    key_service_pb2,
+    principal_service_pb2,
+    staff_service_pb2,
     tenant_service_pb2,
 )
 
@@ -25,10 +28,17 @@ CONTRACTS = (
     config_service_pb2,
     credential_service_pb2,
     integration_service_pb2,
+    key_service_pb2,
+    principal_service_pb2,
+    staff_service_pb2,
     tenant_service_pb2,
 )
 # What stands behind the tenant in the name of the thing asked for.
-OBJECTS = {"GetIntegration": "/integrations/github", "ResolveCredential": "/credentials/token"}
+OBJECTS = {
+    "DeleteObject": "/subscriptions/opened",
+    "GetIntegration": "/integrations/github",
+    "ResolveCredential": "/credentials/token",
+}
 REQUEST_ID = "the-same-for-all"
 
 

@@ -242,10 +242,10 @@ TOLD: Final = {PASSED, "TENANT_DISABLED", "REASON_REQUIRED"}
 
 
 def _request(method: MethodDescriptor, tenant: str) -> Message:
-    request: Any = GetMessageClass(method.input_type)()
+    request = GetMessageClass(method.input_type)()
     path = rule_of(method).tenant_field.split(".")
     if path != [""] and tenant:
-        inner = request
+        inner: Any = request
         for part in path[:-1]:
             inner = getattr(inner, part)
         setattr(inner, path[-1], f"tenants/{tenant}/things/one")

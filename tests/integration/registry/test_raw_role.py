@@ -54,7 +54,18 @@ async def test_without_a_tenant_no_table_has_a_row(
             for table in tenant_tables:
                 assert await count(raw, table) == 0, table
     empty = {table for table in tenant_tables if not await count(rows, table)}
-    assert empty == {"role_bindings", "tenant_roles", "tenant_status"}
+    assert empty == {
+        *("audit_anchors", "audit_reviews"),
+        "pending_approvals",
+        "pending_revisions",
+        "review_policies",
+        "role_bindings",
+        "tenant_principals",
+        "tenant_roles",
+        "tenant_status",
+        "tenant_switches",
+        "tenant_tombstones",
+    }
 
 
 async def test_within_a_tenant_another_ones_rows_cannot_be_read_or_written(
@@ -68,6 +79,15 @@ async def test_within_a_tenant_another_ones_rows_cannot_be_read_or_written(
         " VALUES (%s, gen_random_uuid(), 'reader', '{}', '{}', 1, '', '{tenants.read}')",
         [other],
     )
+    await rows.execute(
+        "INSERT INTO registry.tenant_tombstones (tenant_id, slug, actor_id, actor_kind, actor_name,"
+        " reason, forced) SELECT tenant_id, slug, tenant_id, 'user', '', '', false"
+        " FROM registry.tenants WHERE tenant_id = %s",
+        [other],
+    )
+    await _own_a_service(rows, other)
+    await _let_wait(rows, other)
+    await _anchor_and_review(rows, other)
     await registry.tenants.report(other, 1)
     async with raw:
         await raw.execute(SETTING, [str(mine)])
@@ -86,6 +106,54 @@ async def test_within_a_tenant_another_ones_rows_cannot_be_read_or_written(
                     touched = 0
                 assert touched == 0, (table, action)
             await _refuses_inserts(raw, rows, table, columns, other)
+
+
+async def _anchor_and_review(rows: Rows, tenant: object) -> None:
+    """A signed word on its audit log, and a review of an event."""
+    for statement in (
+        "INSERT INTO registry.audit_anchors VALUES (%s, 1, false, '', now(), '')",
+        "INSERT INTO registry.audit_reviews VALUES (%s, gen_random_uuid(), gen_random_uuid(), '', '')",
+    ):
+        await rows.execute(statement.encode(), [tenant])
+
+
+async def _own_a_service(rows: Rows, tenant: object) -> None:
+    """A principal of the tenant's own, who has worked there."""
+    for statement in (
+        (
+            "INSERT INTO registry.tenant_principals"
+            " SELECT %s, principal_id FROM registry.principals LIMIT 1"
+        ),
+        (
+            "INSERT INTO registry.tenant_switches"
+            " SELECT %s, principal_id, now() FROM registry.principals LIMIT 1"
+        ),
+    ):
+        await rows.execute(statement.encode(), [tenant])
+
+
+async def _let_wait(rows: Rows, tenant: object) -> None:
+    """A policy, and a change that waits with one approval."""
+    for statement in (
+        (
+            "INSERT INTO registry.review_policies (tenant_id, policy_id, name, labels, annotations,"
+            " revision, min_risk, kinds, approvals, expires, allow_self_approval, is_active)"
+            " VALUES (%s, gen_random_uuid(), 'two', '{}', '{}', 1, 'HIGH', '{}', 2, '1s', false, true)"
+        ),
+        (
+            "INSERT INTO registry.pending_revisions (tenant_id, pending_id, state, base_revision,"
+            " plan_hash, plan, risk, source, commit, author_id, author, policies, approvals_needed,"
+            " self_approval, data_key_id, wrapped_key, sealed, expires_at)"
+            " SELECT tenant_id, gen_random_uuid(), 'pending', 1, '', '{}', 1, '', '', tenant_id, '{}',"
+            " '{two}', 2, false, data_key_id, '', '', now() FROM registry.data_keys WHERE tenant_id = %s"
+        ),
+        (
+            "INSERT INTO registry.pending_approvals (tenant_id, pending_id, principal_id,"
+            " principal_name, note) SELECT tenant_id, pending_id, author_id, '', ''"
+            " FROM registry.pending_revisions WHERE tenant_id = %s"
+        ),
+    ):
+        await rows.execute(statement, [tenant])
 
 
 async def _refuses_inserts(

@@ -37,9 +37,9 @@ def asks(owner: Caller) -> dict[str, tuple[Ask, str]]:
         return await owner.config.ListRevisions(request)
 
     async def events(**page: Any) -> Any:
-        request = audit_pb2.ListAuditEventsRequest(
-            parent="tenants/acme", **{"kind": "Integration"} | page
-        )
+        paging = {name: page.pop(name) for name in ("page_size", "page_token") if name in page}
+        asked = audit_pb2.AuditFilter(**{"kind": "Integration"} | page)
+        request = audit_pb2.ListAuditEventsRequest(parent="tenants/acme", filter=asked, **paging)
         return await owner.audit.ListAuditEvents(request)
 
     async def tenants(**page: Any) -> Any:

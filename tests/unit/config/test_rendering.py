@@ -11,8 +11,8 @@ from tenon.registry.v1 import config_service_pb2
 from config.documents import SPECS
 from config.problems import Mark, Problem
 from config.reading import read
-from config.reconcile import Exit, Outcome, problems_of, worst
-from config.render import as_json, is_secret, show_plan, show_problems
+from config.reconcile import Exit, Outcome, problems_of, taken, worst
+from config.render import as_json, is_secret, show_plan, show_problems, show_revision
 from config.resolve import Batch, resolve_secrets
 from services.chassis.errors import InvalidArgument, TenonError, Violation
 from services.chassis.rules import Risk
@@ -83,6 +83,37 @@ def test_a_plan_is_told_object_by_object_without_any_fingerprint() -> None:
         '      metadata.labels: {"a": "1"} → (default)\n'
         "  3 to change, 4 unchanged; plan 0123456789ab\n"
     )
+
+
+def test_a_plan_says_what_it_needs_before_it_takes_effect() -> None:
+    plan = config_service_pb2.Plan()
+    plan.CopyFrom(PLAN)
+    plan.needs_approval.policies.extend(["four-eyes", "two"])
+    plan.needs_approval.approvals = 2
+    said = "  needs 2 approvals of others before it takes effect (policy four-eyes, two)\n"
+    assert shown(plan).endswith(said)
+    plan.needs_approval.self_approval = True
+    assert "needs 2 approvals before it" in shown(plan)
+
+
+def test_an_apply_that_waits_says_how_to_go_on() -> None:
+    name = "tenants/acme/pendingRevisions/1"
+    pending = config_service_pb2.PendingRevision(
+        name=name, approvals_needed=1, policies=["four-eyes"]
+    )
+    pending.expire_time.FromJsonString("2026-01-02T03:04:05Z")
+    outcome = taken(PLAN, config_service_pb2.ApplyConfigResponse(revision=3, pending=pending))
+    assert outcome.exit is Exit.BLOCKED and outcome.revision is None
+    stream = io.StringIO()
+    show_revision(Console(file=stream, width=40), outcome)
+    assert stream.getvalue() == (
+        f"tenant acme: not applied; it waits as {name}\n"
+        "  until 2026-01-02 03:04 UTC for 1 approval of people who may, but its author "
+        "(policy four-eyes)\n"
+        f"  look at it: tenon revisions show {name}\n"
+        f"  approve it: tenon approve {name}\n"
+    )
+    assert json.loads(as_json([outcome], [], Exit.BLOCKED))["tenants"][0]["pending"]["name"] == name
 
 
 def test_colours_are_for_terminals_only() -> None:

@@ -12,9 +12,17 @@ from hypothesis import strategies as st
 
 from services.chassis import constraints
 from services.registry.messages import SCHEMAS, from_complete, to_declared
-from services.registry.plan import Ownership, Plan, differences, make_plan, merge, top_field
+from services.registry.plan import Ownership, Plan, differences, make_plan, merge
 from services.registry.store import revisions
-from services.registry.wanted import ORDER, Complete, Declared, Key, absent_fields, spec_of
+from services.registry.wanted import (
+    ORDER,
+    Complete,
+    Declared,
+    Key,
+    absent_fields,
+    spec_of,
+    top_field,
+)
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
 NAMES = st.sampled_from(["a", "b", "c"])

@@ -50,6 +50,36 @@ class AccessServiceStub:
                 request_serializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.AuthenticateRequest.SerializeToString,
                 response_deserializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.AuthenticateResponse.FromString,
                 _registered_method=True)
+        self.WatchInvalidations = channel.unary_stream(
+                '/tenon.registry.v1.AccessService/WatchInvalidations',
+                request_serializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.WatchInvalidationsRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.WatchInvalidationsResponse.FromString,
+                _registered_method=True)
+        self.ListRoles = channel.unary_unary(
+                '/tenon.registry.v1.AccessService/ListRoles',
+                request_serializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.ListRolesRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.ListRolesResponse.FromString,
+                _registered_method=True)
+        self.ListGrants = channel.unary_unary(
+                '/tenon.registry.v1.AccessService/ListGrants',
+                request_serializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.ListGrantsRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.ListGrantsResponse.FromString,
+                _registered_method=True)
+        self.AddGrant = channel.unary_unary(
+                '/tenon.registry.v1.AccessService/AddGrant',
+                request_serializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.AddGrantRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.PlatformGrant.FromString,
+                _registered_method=True)
+        self.RemoveGrant = channel.unary_unary(
+                '/tenon.registry.v1.AccessService/RemoveGrant',
+                request_serializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.RemoveGrantRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.RemoveGrantResponse.FromString,
+                _registered_method=True)
+        self.ReportUsage = channel.unary_unary(
+                '/tenon.registry.v1.AccessService/ReportUsage',
+                request_serializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.ReportUsageRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.ReportUsageResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServiceServicer:
@@ -77,6 +107,49 @@ class AccessServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchInvalidations(self, request, context):
+        """What no longer holds of what was answered: everything at first, then each change as it is
+        committed. Whoever remembers answers of Authenticate follows it, and drops what it names.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRoles(self, request, context):
+        """What roles there are, and what each allows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGrants(self, request, context):
+        """Who has which role in every tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddGrant(self, request, context):
+        """Give a principal of the platform a role in every tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveGrant(self, request, context):
+        """Take it back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportUsage(self, request, context):
+        """Keep what another service counted of calls by API key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccessServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +167,36 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     servicer.Authenticate,
                     request_deserializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.AuthenticateRequest.FromString,
                     response_serializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.AuthenticateResponse.SerializeToString,
+            ),
+            'WatchInvalidations': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchInvalidations,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.WatchInvalidationsRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.WatchInvalidationsResponse.SerializeToString,
+            ),
+            'ListRoles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRoles,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.ListRolesRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.ListRolesResponse.SerializeToString,
+            ),
+            'ListGrants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGrants,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.ListGrantsRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.ListGrantsResponse.SerializeToString,
+            ),
+            'AddGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddGrant,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.AddGrantRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.PlatformGrant.SerializeToString,
+            ),
+            'RemoveGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveGrant,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.RemoveGrantRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.RemoveGrantResponse.SerializeToString,
+            ),
+            'ReportUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportUsage,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.ReportUsageRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_access__service__pb2.ReportUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +281,168 @@ class AccessService:
             '/tenon.registry.v1.AccessService/Authenticate',
             tenon_dot_registry_dot_v1_dot_access__service__pb2.AuthenticateRequest.SerializeToString,
             tenon_dot_registry_dot_v1_dot_access__service__pb2.AuthenticateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchInvalidations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tenon.registry.v1.AccessService/WatchInvalidations',
+            tenon_dot_registry_dot_v1_dot_access__service__pb2.WatchInvalidationsRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_access__service__pb2.WatchInvalidationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRoles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.AccessService/ListRoles',
+            tenon_dot_registry_dot_v1_dot_access__service__pb2.ListRolesRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_access__service__pb2.ListRolesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGrants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.AccessService/ListGrants',
+            tenon_dot_registry_dot_v1_dot_access__service__pb2.ListGrantsRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_access__service__pb2.ListGrantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.AccessService/AddGrant',
+            tenon_dot_registry_dot_v1_dot_access__service__pb2.AddGrantRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_access__service__pb2.PlatformGrant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.AccessService/RemoveGrant',
+            tenon_dot_registry_dot_v1_dot_access__service__pb2.RemoveGrantRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_access__service__pb2.RemoveGrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.AccessService/ReportUsage',
+            tenon_dot_registry_dot_v1_dot_access__service__pb2.ReportUsageRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_access__service__pb2.ReportUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,20 @@ class AccessServiceStub:
     """Whether the caller has a permission in a tenant."""
     Authenticate: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.AuthenticateRequest, _access_service_pb2.AuthenticateResponse]
     """Who a credential belongs to; the executor asks on first sight of it."""
+    WatchInvalidations: _grpc.UnaryStreamMultiCallable[_access_service_pb2.WatchInvalidationsRequest, _access_service_pb2.WatchInvalidationsResponse]
+    """What no longer holds of what was answered: everything at first, then each change as it is
+    committed. Whoever remembers answers of Authenticate follows it, and drops what it names.
+    """
+    ListRoles: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListRolesRequest, _access_service_pb2.ListRolesResponse]
+    """What roles there are, and what each allows."""
+    ListGrants: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListGrantsRequest, _access_service_pb2.ListGrantsResponse]
+    """Who has which role in every tenant."""
+    AddGrant: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.AddGrantRequest, _access_service_pb2.PlatformGrant]
+    """Give a principal of the platform a role in every tenant."""
+    RemoveGrant: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.RemoveGrantRequest, _access_service_pb2.RemoveGrantResponse]
+    """Take it back."""
+    ReportUsage: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ReportUsageRequest, _access_service_pb2.ReportUsageResponse]
+    """Keep what another service counted of calls by API key."""
 
 @_typing.type_check_only
 class AccessServiceAsyncStub(AccessServiceStub):
@@ -51,6 +65,20 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """Whether the caller has a permission in a tenant."""
     Authenticate: _aio.UnaryUnaryMultiCallable[_access_service_pb2.AuthenticateRequest, _access_service_pb2.AuthenticateResponse]  # type: ignore[assignment]
     """Who a credential belongs to; the executor asks on first sight of it."""
+    WatchInvalidations: _aio.UnaryStreamMultiCallable[_access_service_pb2.WatchInvalidationsRequest, _access_service_pb2.WatchInvalidationsResponse]  # type: ignore[assignment]
+    """What no longer holds of what was answered: everything at first, then each change as it is
+    committed. Whoever remembers answers of Authenticate follows it, and drops what it names.
+    """
+    ListRoles: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListRolesRequest, _access_service_pb2.ListRolesResponse]  # type: ignore[assignment]
+    """What roles there are, and what each allows."""
+    ListGrants: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListGrantsRequest, _access_service_pb2.ListGrantsResponse]  # type: ignore[assignment]
+    """Who has which role in every tenant."""
+    AddGrant: _aio.UnaryUnaryMultiCallable[_access_service_pb2.AddGrantRequest, _access_service_pb2.PlatformGrant]  # type: ignore[assignment]
+    """Give a principal of the platform a role in every tenant."""
+    RemoveGrant: _aio.UnaryUnaryMultiCallable[_access_service_pb2.RemoveGrantRequest, _access_service_pb2.RemoveGrantResponse]  # type: ignore[assignment]
+    """Take it back."""
+    ReportUsage: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ReportUsageRequest, _access_service_pb2.ReportUsageResponse]  # type: ignore[assignment]
+    """Keep what another service counted of calls by API key."""
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     """Who calls, and what they may do."""
@@ -78,5 +106,55 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.AuthenticateResponse, _abc.Awaitable[_access_service_pb2.AuthenticateResponse]]:
         """Who a credential belongs to; the executor asks on first sight of it."""
+
+    @_abc_1.abstractmethod
+    def WatchInvalidations(
+        self,
+        request: _access_service_pb2.WatchInvalidationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_access_service_pb2.WatchInvalidationsResponse], _abc.AsyncIterator[_access_service_pb2.WatchInvalidationsResponse]]:
+        """What no longer holds of what was answered: everything at first, then each change as it is
+        committed. Whoever remembers answers of Authenticate follows it, and drops what it names.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRoles(
+        self,
+        request: _access_service_pb2.ListRolesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.ListRolesResponse, _abc.Awaitable[_access_service_pb2.ListRolesResponse]]:
+        """What roles there are, and what each allows."""
+
+    @_abc_1.abstractmethod
+    def ListGrants(
+        self,
+        request: _access_service_pb2.ListGrantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.ListGrantsResponse, _abc.Awaitable[_access_service_pb2.ListGrantsResponse]]:
+        """Who has which role in every tenant."""
+
+    @_abc_1.abstractmethod
+    def AddGrant(
+        self,
+        request: _access_service_pb2.AddGrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.PlatformGrant, _abc.Awaitable[_access_service_pb2.PlatformGrant]]:
+        """Give a principal of the platform a role in every tenant."""
+
+    @_abc_1.abstractmethod
+    def RemoveGrant(
+        self,
+        request: _access_service_pb2.RemoveGrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.RemoveGrantResponse, _abc.Awaitable[_access_service_pb2.RemoveGrantResponse]]:
+        """Take it back."""
+
+    @_abc_1.abstractmethod
+    def ReportUsage(
+        self,
+        request: _access_service_pb2.ReportUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_service_pb2.ReportUsageResponse, _abc.Awaitable[_access_service_pb2.ReportUsageResponse]]:
+        """Keep what another service counted of calls by API key."""
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tenon.options.v1 import rule_pb2 as tenon_dot_options_dot_v1_dot_rule__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tenon/registry/v1/audit_service.proto\x12\x11tenon.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\"\x97\x01\n\x16ListAuditEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0e\n\x06object\x18\x05 \x01(\t\x12(\n\x08min_risk\x18\x06 \x01(\x0e\x32\x16.tenon.options.v1.Risk\"g\n\x17ListAuditEventsResponse\x12\x33\n\x0c\x61udit_events\x18\x01 \x03(\x0b\x32\x1d.tenon.registry.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe1\x02\n\nAuditEvent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05\x61\x63tor\x18\x03 \x01(\x0b\x32\x18.tenon.registry.v1.Actor\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0e\n\x06object\x18\x06 \x01(\t\x12\x12\n\nobject_uid\x18\x07 \x01(\t\x12-\n\x06\x66ields\x18\x08 \x03(\x0b\x32\x1d.tenon.registry.v1.AuditField\x12$\n\x04risk\x18\t \x01(\x0e\x32\x16.tenon.options.v1.Risk\x12\x10\n\x08revision\x18\n \x01(\x03\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12.\n\x06origin\x18\x0c \x01(\x0b\x32\x1e.tenon.registry.v1.AuditOrigin\"k\n\x05\x41\x63tor\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x12\n\nuser_agent\x18\x06 \x01(\t\"9\n\nAuditField\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"I\n\x0b\x41uditOrigin\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x02 \x01(\t\x12\x0c\n\x04\x66ile\x18\x03 \x01(\t\x12\x0c\n\x04line\x18\x04 \x01(\x05\x32\x97\x01\n\x0c\x41uditService\x12\x86\x01\n\x0fListAuditEvents\x12).tenon.registry.v1.ListAuditEventsRequest\x1a*.tenon.registry.v1.ListAuditEventsResponse\"\x1c\xca\xf3\x18\x18\n\naudit.read\x10\x01\x1a\x06parent8\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tenon/registry/v1/audit_service.proto\x12\x11tenon.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\"\x88\x02\n\x0b\x41uditFilter\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0f\n\x07outcome\x18\x05 \x01(\t\x12\x14\n\x0cmin_severity\x18\x06 \x01(\t\x12(\n\x08min_risk\x18\x07 \x01(\x0e\x32\x16.tenon.options.v1.Risk\x12-\n\tfrom_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07pending\x18\n \x01(\x08\"\x7f\n\x16ListAuditEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12.\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x1e.tenon.registry.v1.AuditFilter\"g\n\x17ListAuditEventsResponse\x12\x33\n\x0c\x61udit_events\x18\x01 \x03(\x0b\x32\x1d.tenon.registry.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x14GetAuditEventRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\"\x89\x01\n\x1bSummarizeAuditEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12-\n\tfrom_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"M\n\x1cSummarizeAuditEventsResponse\x12-\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x1d.tenon.registry.v1.AuditCount\"}\n\nAuditCount\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x03 \x01(\t\x12$\n\x04risk\x18\x04 \x01(\x0e\x32\x16.tenon.options.v1.Risk\x12\x0f\n\x07outcome\x18\x05 \x01(\t\x12\r\n\x05\x63ount\x18\x06 \x01(\x03\"D\n\x17ReviewAuditEventRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x0c\n\x04note\x18\x03 \x01(\t\"Z\n\x18\x45xportAuditEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12.\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1e.tenon.registry.v1.AuditFilter\"*\n\x19\x45xportAuditEventsResponse\x12\r\n\x05lines\x18\x01 \x01(\x0c\"$\n\x12VerifyChainRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"\x96\x01\n\x13VerifyChainResponse\x12\x0f\n\x07\x63hecked\x18\x01 \x01(\x03\x12\r\n\x05total\x18\x02 \x01(\x03\x12-\n\x06\x66\x61ults\x18\x03 \x03(\x0b\x32\x1d.tenon.registry.v1.ChainFault\x12\x30\n\x07verdict\x18\x04 \x01(\x0b\x32\x1f.tenon.registry.v1.ChainVerdict\"P\n\x0c\x43hainVerdict\x12\x0e\n\x06intact\x18\x01 \x01(\x08\x12\x10\n\x08\x66rom_seq\x18\x02 \x01(\x03\x12\x0e\n\x06to_seq\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61ults\x18\x04 \x01(\x03\"\x96\x02\n\nChainFault\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".tenon.registry.v1.ChainFault.Kind\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x10\n\x08last_seq\x18\x03 \x01(\x03\x12\r\n\x05\x65vent\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"\x96\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_CHANGED\x10\x01\x12\x10\n\x0cKIND_MISSING\x10\x02\x12\x12\n\x0eKIND_TRUNCATED\x10\x03\x12\x0f\n\x0bKIND_FORKED\x10\x04\x12\x0f\n\x0bKIND_FORGED\x10\x05\x12\r\n\tKIND_HEAD\x10\x06\x12\x0f\n\x0bKIND_ANCHOR\x10\x07\"\\\n\x18RecordAuditEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x30\n\x06\x65vents\x18\x02 \x03(\x0b\x32 .tenon.registry.v1.RecordedEvent\"\xfb\x01\n\rRecordedEvent\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05\x61\x63tor\x18\x03 \x01(\x0b\x32\x18.tenon.registry.v1.Actor\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0e\n\x06object\x18\x06 \x01(\t\x12\x12\n\nobject_uid\x18\x07 \x01(\t\x12-\n\x06\x66ields\x18\x08 \x03(\x0b\x32\x1d.tenon.registry.v1.AuditField\x12\x12\n\nrequest_id\x18\t \x01(\t\"*\n\x19RecordAuditEventsResponse\x12\r\n\x05taken\x18\x01 \x01(\x05\"\xf9\x03\n\nAuditEvent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05\x61\x63tor\x18\x03 \x01(\x0b\x32\x18.tenon.registry.v1.Actor\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0e\n\x06object\x18\x06 \x01(\t\x12\x12\n\nobject_uid\x18\x07 \x01(\t\x12-\n\x06\x66ields\x18\x08 \x03(\x0b\x32\x1d.tenon.registry.v1.AuditField\x12$\n\x04risk\x18\t \x01(\x0e\x32\x16.tenon.options.v1.Risk\x12\x10\n\x08revision\x18\n \x01(\x03\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12.\n\x06origin\x18\x0c \x01(\x0b\x32\x1e.tenon.registry.v1.AuditOrigin\x12\x0f\n\x07outcome\x18\r \x01(\t\x12\x10\n\x08severity\x18\x0e \x01(\t\x12\r\n\x05\x65rror\x18\x0f \x01(\t\x12\x0f\n\x07repeats\x18\x10 \x01(\x05\x12\x0b\n\x03seq\x18\x11 \x01(\x03\x12\x16\n\x0ereview_pending\x18\x12 \x01(\x08\x12.\n\x06review\x18\x13 \x01(\x0b\x32\x1e.tenon.registry.v1.AuditReview\"^\n\x0b\x41uditReview\x12\x10\n\x08reviewer\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9c\x01\n\x05\x41\x63tor\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x12\n\nuser_agent\x18\x06 \x01(\t\x12\x0f\n\x07session\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x0e\n\x06method\x18\t \x01(\t\"9\n\nAuditField\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"I\n\x0b\x41uditOrigin\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x02 \x01(\t\x12\x0c\n\x04\x66ile\x18\x03 \x01(\t\x12\x0c\n\x04line\x18\x04 \x01(\x05\x32\xdc\x07\n\x0c\x41uditService\x12\x88\x01\n\x0fListAuditEvents\x12).tenon.registry.v1.ListAuditEventsRequest\x1a*.tenon.registry.v1.ListAuditEventsResponse\"\x1e\xca\xf3\x18\x1a\n\naudit.read\x10\x01\x1a\x06parent0\x01\x38\x01\x12w\n\rGetAuditEvent\x12\'.tenon.registry.v1.GetAuditEventRequest\x1a\x1d.tenon.registry.v1.AuditEvent\"\x1e\xca\xf3\x18\x1a\n\naudit.read\x10\x01\x1a\x06parent0\x01\x38\x01\x12\x97\x01\n\x14SummarizeAuditEvents\x12..tenon.registry.v1.SummarizeAuditEventsRequest\x1a/.tenon.registry.v1.SummarizeAuditEventsResponse\"\x1e\xca\xf3\x18\x1a\n\naudit.read\x10\x01\x1a\x06parent0\x01\x38\x01\x12\x7f\n\x10ReviewAuditEvent\x12*.tenon.registry.v1.ReviewAuditEventRequest\x1a\x1d.tenon.registry.v1.AuditEvent\" \xca\xf3\x18\x1c\n\x0c\x61udit.review\x10\x02\x1a\x06parent0\x01\x38\x01\x12\x90\x01\n\x11\x45xportAuditEvents\x12+.tenon.registry.v1.ExportAuditEventsRequest\x1a,.tenon.registry.v1.ExportAuditEventsResponse\"\x1e\xca\xf3\x18\x1a\n\naudit.read\x10\x02\x1a\x06parent0\x01\x38\x01\x30\x01\x12~\n\x0bVerifyChain\x12%.tenon.registry.v1.VerifyChainRequest\x1a&.tenon.registry.v1.VerifyChainResponse\"\x1e\xca\xf3\x18\x1a\n\naudit.read\x10\x01\x1a\x06parent0\x01\x38\x01\x30\x01\x12\x99\x01\n\x11RecordAuditEvents\x12+.tenon.registry.v1.RecordAuditEventsRequest\x1a,.tenon.registry.v1.RecordAuditEventsResponse\")\xca\xf3\x18%\n\x0c\x61udit.record\x10\x03\x1a\x06parent*\x07service0\x01\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,19 +34,65 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tenon.registry.v1.audit_ser
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['ListAuditEvents']._loaded_options = None
-  _globals['_AUDITSERVICE'].methods_by_name['ListAuditEvents']._serialized_options = b'\312\363\030\030\n\naudit.read\020\001\032\006parent8\001'
-  _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=123
-  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=274
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=276
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=379
-  _globals['_AUDITEVENT']._serialized_start=382
-  _globals['_AUDITEVENT']._serialized_end=735
-  _globals['_ACTOR']._serialized_start=737
-  _globals['_ACTOR']._serialized_end=844
-  _globals['_AUDITFIELD']._serialized_start=846
-  _globals['_AUDITFIELD']._serialized_end=903
-  _globals['_AUDITORIGIN']._serialized_start=905
-  _globals['_AUDITORIGIN']._serialized_end=978
-  _globals['_AUDITSERVICE']._serialized_start=981
-  _globals['_AUDITSERVICE']._serialized_end=1132
+  _globals['_AUDITSERVICE'].methods_by_name['ListAuditEvents']._serialized_options = b'\312\363\030\032\n\naudit.read\020\001\032\006parent0\0018\001'
+  _globals['_AUDITSERVICE'].methods_by_name['GetAuditEvent']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['GetAuditEvent']._serialized_options = b'\312\363\030\032\n\naudit.read\020\001\032\006parent0\0018\001'
+  _globals['_AUDITSERVICE'].methods_by_name['SummarizeAuditEvents']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['SummarizeAuditEvents']._serialized_options = b'\312\363\030\032\n\naudit.read\020\001\032\006parent0\0018\001'
+  _globals['_AUDITSERVICE'].methods_by_name['ReviewAuditEvent']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['ReviewAuditEvent']._serialized_options = b'\312\363\030\034\n\014audit.review\020\002\032\006parent0\0018\001'
+  _globals['_AUDITSERVICE'].methods_by_name['ExportAuditEvents']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['ExportAuditEvents']._serialized_options = b'\312\363\030\032\n\naudit.read\020\002\032\006parent0\0018\001'
+  _globals['_AUDITSERVICE'].methods_by_name['VerifyChain']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['VerifyChain']._serialized_options = b'\312\363\030\032\n\naudit.read\020\001\032\006parent0\0018\001'
+  _globals['_AUDITSERVICE'].methods_by_name['RecordAuditEvents']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['RecordAuditEvents']._serialized_options = b'\312\363\030%\n\014audit.record\020\003\032\006parent*\007service0\0018\001'
+  _globals['_AUDITFILTER']._serialized_start=123
+  _globals['_AUDITFILTER']._serialized_end=387
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=389
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=516
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=518
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=621
+  _globals['_GETAUDITEVENTREQUEST']._serialized_start=623
+  _globals['_GETAUDITEVENTREQUEST']._serialized_end=674
+  _globals['_SUMMARIZEAUDITEVENTSREQUEST']._serialized_start=677
+  _globals['_SUMMARIZEAUDITEVENTSREQUEST']._serialized_end=814
+  _globals['_SUMMARIZEAUDITEVENTSRESPONSE']._serialized_start=816
+  _globals['_SUMMARIZEAUDITEVENTSRESPONSE']._serialized_end=893
+  _globals['_AUDITCOUNT']._serialized_start=895
+  _globals['_AUDITCOUNT']._serialized_end=1020
+  _globals['_REVIEWAUDITEVENTREQUEST']._serialized_start=1022
+  _globals['_REVIEWAUDITEVENTREQUEST']._serialized_end=1090
+  _globals['_EXPORTAUDITEVENTSREQUEST']._serialized_start=1092
+  _globals['_EXPORTAUDITEVENTSREQUEST']._serialized_end=1182
+  _globals['_EXPORTAUDITEVENTSRESPONSE']._serialized_start=1184
+  _globals['_EXPORTAUDITEVENTSRESPONSE']._serialized_end=1226
+  _globals['_VERIFYCHAINREQUEST']._serialized_start=1228
+  _globals['_VERIFYCHAINREQUEST']._serialized_end=1264
+  _globals['_VERIFYCHAINRESPONSE']._serialized_start=1267
+  _globals['_VERIFYCHAINRESPONSE']._serialized_end=1417
+  _globals['_CHAINVERDICT']._serialized_start=1419
+  _globals['_CHAINVERDICT']._serialized_end=1499
+  _globals['_CHAINFAULT']._serialized_start=1502
+  _globals['_CHAINFAULT']._serialized_end=1780
+  _globals['_CHAINFAULT_KIND']._serialized_start=1630
+  _globals['_CHAINFAULT_KIND']._serialized_end=1780
+  _globals['_RECORDAUDITEVENTSREQUEST']._serialized_start=1782
+  _globals['_RECORDAUDITEVENTSREQUEST']._serialized_end=1874
+  _globals['_RECORDEDEVENT']._serialized_start=1877
+  _globals['_RECORDEDEVENT']._serialized_end=2128
+  _globals['_RECORDAUDITEVENTSRESPONSE']._serialized_start=2130
+  _globals['_RECORDAUDITEVENTSRESPONSE']._serialized_end=2172
+  _globals['_AUDITEVENT']._serialized_start=2175
+  _globals['_AUDITEVENT']._serialized_end=2680
+  _globals['_AUDITREVIEW']._serialized_start=2682
+  _globals['_AUDITREVIEW']._serialized_end=2776
+  _globals['_ACTOR']._serialized_start=2779
+  _globals['_ACTOR']._serialized_end=2935
+  _globals['_AUDITFIELD']._serialized_start=2937
+  _globals['_AUDITFIELD']._serialized_end=2994
+  _globals['_AUDITORIGIN']._serialized_start=2996
+  _globals['_AUDITORIGIN']._serialized_end=3069
+  _globals['_AUDITSERVICE']._serialized_start=3072
+  _globals['_AUDITSERVICE']._serialized_end=4060
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tenon.options.v1 import rule_pb2 as _rule_pb2
 import builtins as _builtins
 import sys
@@ -21,42 +22,98 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class AuditFilter(_message.Message):
+    """Which events. What is not set does not filter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    MIN_SEVERITY_FIELD_NUMBER: _builtins.int
+    MIN_RISK_FIELD_NUMBER: _builtins.int
+    FROM_TIME_FIELD_NUMBER: _builtins.int
+    TO_TIME_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """Only of this kind of object."""
+    object: _builtins.str
+    """Only of the object of this name."""
+    actor: _builtins.str
+    """Only by this actor: a principal's id, or the name people read."""
+    action: _builtins.str
+    """Only what was done so: `create`, `update`, `delete` and others."""
+    outcome: _builtins.str
+    """Only what ended so: `done`, `refused` or `failed`."""
+    min_severity: _builtins.str
+    """Only of this severity or a louder one: `info`, `warning` or `error`."""
+    min_risk: _rule_pb2.Risk.ValueType
+    """Only of this risk or higher."""
+    pending: _builtins.bool
+    """Only what waits for a review."""
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """Only from then on."""
+
+    @_builtins.property
+    def to_time(self) -> _timestamp_pb2.Timestamp:
+        """Only before then."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        object: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        action: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        min_severity: _builtins.str = ...,
+        min_risk: _rule_pb2.Risk.ValueType = ...,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
+        to_time: _timestamp_pb2.Timestamp | None = ...,
+        pending: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "from_time", b"from_time", "kind", b"kind", "min_risk", b"min_risk", "min_severity", b"min_severity", "object", b"object", "outcome", b"outcome", "pending", b"pending", "to_time", b"to_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditFilter: _TypeAlias = AuditFilter  # noqa: Y015
+
+@_typing.final
 class ListAuditEventsRequest(_message.Message):
-    """Which page of which events. What is not set does not filter."""
+    """Which page of which events."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PARENT_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    KIND_FIELD_NUMBER: _builtins.int
-    OBJECT_FIELD_NUMBER: _builtins.int
-    MIN_RISK_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """`tenants/{slug}`"""
+    """`tenants/{slug}`; empty for the platform's log."""
     page_size: _builtins.int
     """At most this many; 50 when 0, 500 at most."""
     page_token: _builtins.str
-    """From the last answer, with the same filters."""
-    kind: _builtins.str
-    """Only of this kind of object."""
-    object: _builtins.str
-    """Only of the object of this name."""
-    min_risk: _rule_pb2.Risk.ValueType
-    """Only of this risk or higher."""
+    """From the last answer, with the same filter."""
+    @_builtins.property
+    def filter(self) -> Global___AuditFilter:
+        """Which events."""
+
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
-        kind: _builtins.str = ...,
-        object: _builtins.str = ...,
-        min_risk: _rule_pb2.Risk.ValueType = ...,
+        filter: Global___AuditFilter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "min_risk", b"min_risk", "object", b"object", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -91,6 +148,497 @@ class ListAuditEventsResponse(_message.Message):
 Global___ListAuditEventsResponse: _TypeAlias = ListAuditEventsResponse  # noqa: Y015
 
 @_typing.final
+class GetAuditEventRequest(_message.Message):
+    """Which event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{slug}`; empty for the platform's log."""
+    uid: _builtins.str
+    """The event's id."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        uid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAuditEventRequest: _TypeAlias = GetAuditEventRequest  # noqa: Y015
+
+@_typing.final
+class SummarizeAuditEventsRequest(_message.Message):
+    """Counts of which days."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    FROM_TIME_FIELD_NUMBER: _builtins.int
+    TO_TIME_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{slug}`; empty for the platform's log."""
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """The first moment; 30 days before the last when not set."""
+
+    @_builtins.property
+    def to_time(self) -> _timestamp_pb2.Timestamp:
+        """The last moment, not included; tomorrow when not set."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
+        to_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "parent", b"parent", "to_time", b"to_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SummarizeAuditEventsRequest: _TypeAlias = SummarizeAuditEventsRequest  # noqa: Y015
+
+@_typing.final
+class SummarizeAuditEventsResponse(_message.Message):
+    """Counts by day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditCount]:
+        """The newest day first."""
+
+    def __init__(
+        self,
+        *,
+        counts: _abc.Iterable[Global___AuditCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SummarizeAuditEventsResponse: _TypeAlias = SummarizeAuditEventsResponse  # noqa: Y015
+
+@_typing.final
+class AuditCount(_message.Message):
+    """How often one thing was done in a day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAY_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    RISK_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    day: _builtins.str
+    """The day in UTC, as 2026-01-31."""
+    kind: _builtins.str
+    """The kind of object."""
+    action: _builtins.str
+    """What was done."""
+    risk: _rule_pb2.Risk.ValueType
+    """How risky."""
+    outcome: _builtins.str
+    """How it ended."""
+    count: _builtins.int
+    """How often."""
+    def __init__(
+        self,
+        *,
+        day: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        action: _builtins.str = ...,
+        risk: _rule_pb2.Risk.ValueType = ...,
+        outcome: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "count", b"count", "day", b"day", "kind", b"kind", "outcome", b"outcome", "risk", b"risk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditCount: _TypeAlias = AuditCount  # noqa: Y015
+
+@_typing.final
+class ReviewAuditEventRequest(_message.Message):
+    """A review of which event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{slug}`; empty for the platform's log."""
+    uid: _builtins.str
+    """The event's id."""
+    note: _builtins.str
+    """What was seen."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "parent", b"parent", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviewAuditEventRequest: _TypeAlias = ReviewAuditEventRequest  # noqa: Y015
+
+@_typing.final
+class ExportAuditEventsRequest(_message.Message):
+    """Which events to export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{slug}`; empty for the platform's log."""
+    @_builtins.property
+    def filter(self) -> Global___AuditFilter:
+        """Which events."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        filter: Global___AuditFilter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportAuditEventsRequest: _TypeAlias = ExportAuditEventsRequest  # noqa: Y015
+
+@_typing.final
+class ExportAuditEventsResponse(_message.Message):
+    """Some lines of the export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    lines: _builtins.bytes
+    """Whole lines of JSON, each an AuditEvent with its newline."""
+    def __init__(
+        self,
+        *,
+        lines: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportAuditEventsResponse: _TypeAlias = ExportAuditEventsResponse  # noqa: Y015
+
+@_typing.final
+class VerifyChainRequest(_message.Message):
+    """Which log's chain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{slug}`; empty for the platform's log."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyChainRequest: _TypeAlias = VerifyChainRequest  # noqa: Y015
+
+@_typing.final
+class VerifyChainResponse(_message.Message):
+    """How far the walk is. The last message is the verdict."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKED_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    checked: _builtins.int
+    """How many events were looked at."""
+    total: _builtins.int
+    """About how many there are."""
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChainFault]:
+        """What was found since the last message."""
+
+    @_builtins.property
+    def verdict(self) -> Global___ChainVerdict:
+        """Set in the last message alone."""
+
+    def __init__(
+        self,
+        *,
+        checked: _builtins.int = ...,
+        total: _builtins.int = ...,
+        faults: _abc.Iterable[Global___ChainFault] | None = ...,
+        verdict: Global___ChainVerdict | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["verdict", b"verdict"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checked", b"checked", "faults", b"faults", "total", b"total", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyChainResponse: _TypeAlias = VerifyChainResponse  # noqa: Y015
+
+@_typing.final
+class ChainVerdict(_message.Message):
+    """What the walk came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTACT_FIELD_NUMBER: _builtins.int
+    FROM_SEQ_FIELD_NUMBER: _builtins.int
+    TO_SEQ_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    intact: _builtins.bool
+    """Whether not one fault was found."""
+    from_seq: _builtins.int
+    """The place after which the walk began: 0, or that of the anchor where older events were forgotten."""
+    to_seq: _builtins.int
+    """The last place."""
+    faults: _builtins.int
+    """How many faults were found, those that are not listed among them."""
+    def __init__(
+        self,
+        *,
+        intact: _builtins.bool = ...,
+        from_seq: _builtins.int = ...,
+        to_seq: _builtins.int = ...,
+        faults: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["faults", b"faults", "from_seq", b"from_seq", "intact", b"intact", "to_seq", b"to_seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChainVerdict: _TypeAlias = ChainVerdict  # noqa: Y015
+
+@_typing.final
+class ChainFault(_message.Message):
+    """One fault of a chain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ChainFault._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: ChainFault._Kind.ValueType  # 0
+        """Not said."""
+        KIND_CHANGED: ChainFault._Kind.ValueType  # 1
+        """An event is not as it was written."""
+        KIND_MISSING: ChainFault._Kind.ValueType  # 2
+        """An event is gone."""
+        KIND_TRUNCATED: ChainFault._Kind.ValueType  # 3
+        """The last events are gone."""
+        KIND_FORKED: ChainFault._Kind.ValueType  # 4
+        """Two events have one place, and both are ours."""
+        KIND_FORGED: ChainFault._Kind.ValueType  # 5
+        """An event was not written by us."""
+        KIND_HEAD: ChainFault._Kind.ValueType  # 6
+        """The head is not ours, not there, or at another place than the last event."""
+        KIND_ANCHOR: ChainFault._Kind.ValueType  # 7
+        """An anchor is not ours, or says something else than the chain."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """What is wrong."""
+
+    KIND_UNSPECIFIED: ChainFault.Kind.ValueType  # 0
+    """Not said."""
+    KIND_CHANGED: ChainFault.Kind.ValueType  # 1
+    """An event is not as it was written."""
+    KIND_MISSING: ChainFault.Kind.ValueType  # 2
+    """An event is gone."""
+    KIND_TRUNCATED: ChainFault.Kind.ValueType  # 3
+    """The last events are gone."""
+    KIND_FORKED: ChainFault.Kind.ValueType  # 4
+    """Two events have one place, and both are ours."""
+    KIND_FORGED: ChainFault.Kind.ValueType  # 5
+    """An event was not written by us."""
+    KIND_HEAD: ChainFault.Kind.ValueType  # 6
+    """The head is not ours, not there, or at another place than the last event."""
+    KIND_ANCHOR: ChainFault.Kind.ValueType  # 7
+    """An anchor is not ours, or says something else than the chain."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    LAST_SEQ_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    kind: Global___ChainFault.Kind.ValueType
+    """What is wrong."""
+    seq: _builtins.int
+    """The place in the chain, and the last one where several in a row are wrong alike."""
+    last_seq: _builtins.int
+    """The last place of those that are wrong alike."""
+    event: _builtins.str
+    """The event's name, where there is one."""
+    message: _builtins.str
+    """One sentence."""
+    def __init__(
+        self,
+        *,
+        kind: Global___ChainFault.Kind.ValueType = ...,
+        seq: _builtins.int = ...,
+        last_seq: _builtins.int = ...,
+        event: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "kind", b"kind", "last_seq", b"last_seq", "message", b"message", "seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChainFault: _TypeAlias = ChainFault  # noqa: Y015
+
+@_typing.final
+class RecordAuditEventsRequest(_message.Message):
+    """What another service did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{slug or id}`; empty for the platform's log."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordedEvent]:
+        """What happened, in that order; 500 at most."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        events: _abc.Iterable[Global___RecordedEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordAuditEventsRequest: _TypeAlias = RecordAuditEventsRequest  # noqa: Y015
+
+@_typing.final
+class RecordedEvent(_message.Message):
+    """One event of another service."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
+    OBJECT_UID_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    """Its id, a UUIDv7: what makes telling it twice harmless."""
+    action: _builtins.str
+    """What was done."""
+    kind: _builtins.str
+    """The kind of object."""
+    object: _builtins.str
+    """The object's name."""
+    object_uid: _builtins.str
+    """The object's id, if it has one."""
+    request_id: _builtins.str
+    """The request it came with."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    @_builtins.property
+    def actor(self) -> Global___Actor:
+        """Who did it."""
+
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditField]:
+        """What differs; masked by the registry, which also says how risky it is."""
+
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        actor: Global___Actor | None = ...,
+        action: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        object: _builtins.str = ...,
+        object_uid: _builtins.str = ...,
+        fields: _abc.Iterable[Global___AuditField] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "create_time", b"create_time", "fields", b"fields", "kind", b"kind", "object", b"object", "object_uid", b"object_uid", "request_id", b"request_id", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordedEvent: _TypeAlias = RecordedEvent  # noqa: Y015
+
+@_typing.final
+class RecordAuditEventsResponse(_message.Message):
+    """How many events were taken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAKEN_FIELD_NUMBER: _builtins.int
+    taken: _builtins.int
+    """Those that were new."""
+    def __init__(
+        self,
+        *,
+        taken: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["taken", b"taken"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordAuditEventsResponse: _TypeAlias = RecordAuditEventsResponse  # noqa: Y015
+
+@_typing.final
 class AuditEvent(_message.Message):
     """One audit event."""
 
@@ -108,10 +656,17 @@ class AuditEvent(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    REPEATS_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    REVIEW_PENDING_FIELD_NUMBER: _builtins.int
+    REVIEW_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`tenants/{slug}/auditEvents/{uid}`"""
+    """`tenants/{slug}/auditEvents/{uid}`, or `auditEvents/{uid}` in the platform's log."""
     action: _builtins.str
-    """`create` or `update`."""
+    """`create`, `update`, `delete`, and others."""
     kind: _builtins.str
     """The kind of object."""
     object: _builtins.str
@@ -124,6 +679,18 @@ class AuditEvent(_message.Message):
     """The tenant's revision it belongs to."""
     request_id: _builtins.str
     """The request it came with."""
+    outcome: _builtins.str
+    """`done`, `refused` or `failed`."""
+    severity: _builtins.str
+    """`info`, `warning` or `error`."""
+    error: _builtins.str
+    """The reason code of what was not done."""
+    repeats: _builtins.int
+    """How often the same was refused before without an event of its own."""
+    seq: _builtins.int
+    """Its place in the chain."""
+    review_pending: _builtins.bool
+    """Whether it waits for a review."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When."""
@@ -140,6 +707,10 @@ class AuditEvent(_message.Message):
     def origin(self) -> Global___AuditOrigin:
         """The source, and where the document stood."""
 
+    @_builtins.property
+    def review(self) -> Global___AuditReview:
+        """Who reviewed it, if somebody has."""
+
     def __init__(
         self,
         *,
@@ -155,14 +726,53 @@ class AuditEvent(_message.Message):
         revision: _builtins.int = ...,
         request_id: _builtins.str = ...,
         origin: Global___AuditOrigin | None = ...,
+        outcome: _builtins.str = ...,
+        severity: _builtins.str = ...,
+        error: _builtins.str = ...,
+        repeats: _builtins.int = ...,
+        seq: _builtins.int = ...,
+        review_pending: _builtins.bool = ...,
+        review: Global___AuditReview | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "create_time", b"create_time", "origin", b"origin"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "create_time", b"create_time", "origin", b"origin", "review", b"review"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "create_time", b"create_time", "fields", b"fields", "kind", b"kind", "name", b"name", "object", b"object", "object_uid", b"object_uid", "origin", b"origin", "request_id", b"request_id", "revision", b"revision", "risk", b"risk"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "create_time", b"create_time", "error", b"error", "fields", b"fields", "kind", b"kind", "name", b"name", "object", b"object", "object_uid", b"object_uid", "origin", b"origin", "outcome", b"outcome", "repeats", b"repeats", "request_id", b"request_id", "review", b"review", "review_pending", b"review_pending", "revision", b"revision", "risk", b"risk", "seq", b"seq", "severity", b"severity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuditEvent: _TypeAlias = AuditEvent  # noqa: Y015
+
+@_typing.final
+class AuditReview(_message.Message):
+    """Who looked at an event, and what they saw."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVIEWER_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    reviewer: _builtins.str
+    """The name people read."""
+    note: _builtins.str
+    """What was seen."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        reviewer: _builtins.str = ...,
+        note: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "note", b"note", "reviewer", b"reviewer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditReview: _TypeAlias = AuditReview  # noqa: Y015
 
 @_typing.final
 class Actor(_message.Message):
@@ -176,6 +786,9 @@ class Actor(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     USER_AGENT_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     """The principal's id."""
     kind: _builtins.str
@@ -188,6 +801,12 @@ class Actor(_message.Message):
     """The address it called from."""
     user_agent: _builtins.str
     """What it called with."""
+    session: _builtins.str
+    """The key or token it called with, by its id."""
+    reason: _builtins.str
+    """Why, in their own words."""
+    method: _builtins.str
+    """The RPC it called."""
     def __init__(
         self,
         *,
@@ -197,10 +816,13 @@ class Actor(_message.Message):
         role: _builtins.str = ...,
         address: _builtins.str = ...,
         user_agent: _builtins.str = ...,
+        session: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        method: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "display_name", b"display_name", "kind", b"kind", "role", b"role", "uid", b"uid", "user_agent", b"user_agent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "display_name", b"display_name", "kind", b"kind", "method", b"method", "reason", b"reason", "role", b"role", "session", b"session", "uid", b"uid", "user_agent", b"user_agent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class AuditServiceStub:
-    """Who did what to what, before and after, how risky.
+    """Who did what to what, before and after, how risky, and the proof that nobody changed it since.
+    Every tenant has a log of its own; the platform's is meant where `parent` is empty.
     """
 
     def __init__(self, channel):
@@ -40,14 +41,87 @@ class AuditServiceStub:
                 request_serializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.ListAuditEventsRequest.SerializeToString,
                 response_deserializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.ListAuditEventsResponse.FromString,
                 _registered_method=True)
+        self.GetAuditEvent = channel.unary_unary(
+                '/tenon.registry.v1.AuditService/GetAuditEvent',
+                request_serializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.GetAuditEventRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.AuditEvent.FromString,
+                _registered_method=True)
+        self.SummarizeAuditEvents = channel.unary_unary(
+                '/tenon.registry.v1.AuditService/SummarizeAuditEvents',
+                request_serializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.SummarizeAuditEventsRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.SummarizeAuditEventsResponse.FromString,
+                _registered_method=True)
+        self.ReviewAuditEvent = channel.unary_unary(
+                '/tenon.registry.v1.AuditService/ReviewAuditEvent',
+                request_serializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.ReviewAuditEventRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.AuditEvent.FromString,
+                _registered_method=True)
+        self.ExportAuditEvents = channel.unary_stream(
+                '/tenon.registry.v1.AuditService/ExportAuditEvents',
+                request_serializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.ExportAuditEventsRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.ExportAuditEventsResponse.FromString,
+                _registered_method=True)
+        self.VerifyChain = channel.unary_stream(
+                '/tenon.registry.v1.AuditService/VerifyChain',
+                request_serializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.VerifyChainRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.VerifyChainResponse.FromString,
+                _registered_method=True)
+        self.RecordAuditEvents = channel.unary_unary(
+                '/tenon.registry.v1.AuditService/RecordAuditEvents',
+                request_serializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.RecordAuditEventsRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.RecordAuditEventsResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
-    """Who did what to what, before and after, how risky.
+    """Who did what to what, before and after, how risky, and the proof that nobody changed it since.
+    Every tenant has a log of its own; the platform's is meant where `parent` is empty.
     """
 
     def ListAuditEvents(self, request, context):
-        """A tenant's audit events, the newest first.
+        """A log's events, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAuditEvent(self, request, context):
+        """One event.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SummarizeAuditEvents(self, request, context):
+        """How much was done a day, by kind, action, risk and outcome.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReviewAuditEvent(self, request, context):
+        """Sign that one has looked at a risky event. People only, and not who did it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportAuditEvents(self, request, context):
+        """Every event that is asked for, the newest first, each as one line of JSON.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyChain(self, request, context):
+        """Walk the log's chain and name every fault: what was changed, removed, made up or cut off.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordAuditEvents(self, request, context):
+        """Take what another service of ours did into the log; an event that is there already is passed over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +135,36 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     request_deserializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.ListAuditEventsRequest.FromString,
                     response_serializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.ListAuditEventsResponse.SerializeToString,
             ),
+            'GetAuditEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAuditEvent,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.GetAuditEventRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.AuditEvent.SerializeToString,
+            ),
+            'SummarizeAuditEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.SummarizeAuditEvents,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.SummarizeAuditEventsRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.SummarizeAuditEventsResponse.SerializeToString,
+            ),
+            'ReviewAuditEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReviewAuditEvent,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.ReviewAuditEventRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.AuditEvent.SerializeToString,
+            ),
+            'ExportAuditEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportAuditEvents,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.ExportAuditEventsRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.ExportAuditEventsResponse.SerializeToString,
+            ),
+            'VerifyChain': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyChain,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.VerifyChainRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.VerifyChainResponse.SerializeToString,
+            ),
+            'RecordAuditEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordAuditEvents,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.RecordAuditEventsRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_audit__service__pb2.RecordAuditEventsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tenon.registry.v1.AuditService', rpc_method_handlers)
@@ -70,7 +174,8 @@ def add_AuditServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditService:
-    """Who did what to what, before and after, how risky.
+    """Who did what to what, before and after, how risky, and the proof that nobody changed it since.
+    Every tenant has a log of its own; the platform's is meant where `parent` is empty.
     """
 
     @staticmethod
@@ -90,6 +195,168 @@ class AuditService:
             '/tenon.registry.v1.AuditService/ListAuditEvents',
             tenon_dot_registry_dot_v1_dot_audit__service__pb2.ListAuditEventsRequest.SerializeToString,
             tenon_dot_registry_dot_v1_dot_audit__service__pb2.ListAuditEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAuditEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.AuditService/GetAuditEvent',
+            tenon_dot_registry_dot_v1_dot_audit__service__pb2.GetAuditEventRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_audit__service__pb2.AuditEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SummarizeAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.AuditService/SummarizeAuditEvents',
+            tenon_dot_registry_dot_v1_dot_audit__service__pb2.SummarizeAuditEventsRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_audit__service__pb2.SummarizeAuditEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReviewAuditEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.AuditService/ReviewAuditEvent',
+            tenon_dot_registry_dot_v1_dot_audit__service__pb2.ReviewAuditEventRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_audit__service__pb2.AuditEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tenon.registry.v1.AuditService/ExportAuditEvents',
+            tenon_dot_registry_dot_v1_dot_audit__service__pb2.ExportAuditEventsRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_audit__service__pb2.ExportAuditEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyChain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tenon.registry.v1.AuditService/VerifyChain',
+            tenon_dot_registry_dot_v1_dot_audit__service__pb2.VerifyChainRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_audit__service__pb2.VerifyChainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.AuditService/RecordAuditEvents',
+            tenon_dot_registry_dot_v1_dot_audit__service__pb2.RecordAuditEventsRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_audit__service__pb2.RecordAuditEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

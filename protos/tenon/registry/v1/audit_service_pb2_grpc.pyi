@@ -27,25 +27,55 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuditServiceStub:
-    """Who did what to what, before and after, how risky."""
+    """Who did what to what, before and after, how risky, and the proof that nobody changed it since.
+    Every tenant has a log of its own; the platform's is meant where `parent` is empty.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.ListAuditEventsRequest, _audit_service_pb2.ListAuditEventsResponse]
-    """A tenant's audit events, the newest first."""
+    """A log's events, the newest first."""
+    GetAuditEvent: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetAuditEventRequest, _audit_service_pb2.AuditEvent]
+    """One event."""
+    SummarizeAuditEvents: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.SummarizeAuditEventsRequest, _audit_service_pb2.SummarizeAuditEventsResponse]
+    """How much was done a day, by kind, action, risk and outcome."""
+    ReviewAuditEvent: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.ReviewAuditEventRequest, _audit_service_pb2.AuditEvent]
+    """Sign that one has looked at a risky event. People only, and not who did it."""
+    ExportAuditEvents: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.ExportAuditEventsRequest, _audit_service_pb2.ExportAuditEventsResponse]
+    """Every event that is asked for, the newest first, each as one line of JSON."""
+    VerifyChain: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.VerifyChainRequest, _audit_service_pb2.VerifyChainResponse]
+    """Walk the log's chain and name every fault: what was changed, removed, made up or cut off."""
+    RecordAuditEvents: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.RecordAuditEventsRequest, _audit_service_pb2.RecordAuditEventsResponse]
+    """Take what another service of ours did into the log; an event that is there already is passed over."""
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
-    """Who did what to what, before and after, how risky."""
+    """Who did what to what, before and after, how risky, and the proof that nobody changed it since.
+    Every tenant has a log of its own; the platform's is meant where `parent` is empty.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.ListAuditEventsRequest, _audit_service_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
-    """A tenant's audit events, the newest first."""
+    """A log's events, the newest first."""
+    GetAuditEvent: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetAuditEventRequest, _audit_service_pb2.AuditEvent]  # type: ignore[assignment]
+    """One event."""
+    SummarizeAuditEvents: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.SummarizeAuditEventsRequest, _audit_service_pb2.SummarizeAuditEventsResponse]  # type: ignore[assignment]
+    """How much was done a day, by kind, action, risk and outcome."""
+    ReviewAuditEvent: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.ReviewAuditEventRequest, _audit_service_pb2.AuditEvent]  # type: ignore[assignment]
+    """Sign that one has looked at a risky event. People only, and not who did it."""
+    ExportAuditEvents: _aio.UnaryStreamMultiCallable[_audit_service_pb2.ExportAuditEventsRequest, _audit_service_pb2.ExportAuditEventsResponse]  # type: ignore[assignment]
+    """Every event that is asked for, the newest first, each as one line of JSON."""
+    VerifyChain: _aio.UnaryStreamMultiCallable[_audit_service_pb2.VerifyChainRequest, _audit_service_pb2.VerifyChainResponse]  # type: ignore[assignment]
+    """Walk the log's chain and name every fault: what was changed, removed, made up or cut off."""
+    RecordAuditEvents: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.RecordAuditEventsRequest, _audit_service_pb2.RecordAuditEventsResponse]  # type: ignore[assignment]
+    """Take what another service of ours did into the log; an event that is there already is passed over."""
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Who did what to what, before and after, how risky."""
+    """Who did what to what, before and after, how risky, and the proof that nobody changed it since.
+    Every tenant has a log of its own; the platform's is meant where `parent` is empty.
+    """
 
     @_abc_1.abstractmethod
     def ListAuditEvents(
@@ -53,6 +83,54 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.ListAuditEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_service_pb2.ListAuditEventsResponse, _abc.Awaitable[_audit_service_pb2.ListAuditEventsResponse]]:
-        """A tenant's audit events, the newest first."""
+        """A log's events, the newest first."""
+
+    @_abc_1.abstractmethod
+    def GetAuditEvent(
+        self,
+        request: _audit_service_pb2.GetAuditEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.AuditEvent, _abc.Awaitable[_audit_service_pb2.AuditEvent]]:
+        """One event."""
+
+    @_abc_1.abstractmethod
+    def SummarizeAuditEvents(
+        self,
+        request: _audit_service_pb2.SummarizeAuditEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.SummarizeAuditEventsResponse, _abc.Awaitable[_audit_service_pb2.SummarizeAuditEventsResponse]]:
+        """How much was done a day, by kind, action, risk and outcome."""
+
+    @_abc_1.abstractmethod
+    def ReviewAuditEvent(
+        self,
+        request: _audit_service_pb2.ReviewAuditEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.AuditEvent, _abc.Awaitable[_audit_service_pb2.AuditEvent]]:
+        """Sign that one has looked at a risky event. People only, and not who did it."""
+
+    @_abc_1.abstractmethod
+    def ExportAuditEvents(
+        self,
+        request: _audit_service_pb2.ExportAuditEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_audit_service_pb2.ExportAuditEventsResponse], _abc.AsyncIterator[_audit_service_pb2.ExportAuditEventsResponse]]:
+        """Every event that is asked for, the newest first, each as one line of JSON."""
+
+    @_abc_1.abstractmethod
+    def VerifyChain(
+        self,
+        request: _audit_service_pb2.VerifyChainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_audit_service_pb2.VerifyChainResponse], _abc.AsyncIterator[_audit_service_pb2.VerifyChainResponse]]:
+        """Walk the log's chain and name every fault: what was changed, removed, made up or cut off."""
+
+    @_abc_1.abstractmethod
+    def RecordAuditEvents(
+        self,
+        request: _audit_service_pb2.RecordAuditEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.RecordAuditEventsResponse, _abc.Awaitable[_audit_service_pb2.RecordAuditEventsResponse]]:
+        """Take what another service of ours did into the log; an event that is there already is passed over."""
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tenon.options.v1 import rule_pb2 as tenon_dot_options_dot_v1_dot_rule__pb2
 from tenon.registry.v1 import wanted_pb2 as tenon_dot_registry_dot_v1_dot_wanted__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tenon/registry/v1/config_service.proto\x12\x11tenon.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\x1a\x1etenon/registry/v1/wanted.proto\"\x7f\n\x11PlanConfigRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.tenon.registry.v1.ConfigHeaderH\x00\x12/\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1e.tenon.registry.v1.ConfigChunkH\x00\x42\x06\n\x04part\"\x80\x01\n\x12\x41pplyConfigRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.tenon.registry.v1.ConfigHeaderH\x00\x12/\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1e.tenon.registry.v1.ConfigChunkH\x00\x42\x06\n\x04part\"\x93\x01\n\x0c\x43onfigHeader\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x1a\n\rbase_revision\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\tplan_hash\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x06 \x01(\tB\x10\n\x0e_base_revision\"=\n\x0b\x43onfigChunk\x12.\n\tresources\x18\x01 \x03(\x0b\x32\x1b.tenon.registry.v1.Resource\"\x7f\n\x04Plan\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x15\n\rbase_revision\x18\x02 \x01(\x03\x12\x11\n\tplan_hash\x18\x03 \x01(\t\x12*\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x19.tenon.registry.v1.Change\x12\x11\n\tunchanged\x18\x05 \x01(\x05\"\xf4\x01\n\x06\x43hange\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x30\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32 .tenon.registry.v1.Change.Action\x12.\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x1e.tenon.registry.v1.FieldChange\x12$\n\x04risk\x18\x05 \x01(\x0e\x32\x16.tenon.options.v1.Risk\"F\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x11\n\rACTION_CREATE\x10\x01\x12\x11\n\rACTION_UPDATE\x10\x02\"I\n\x0b\x46ieldChange\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\"N\n\x13\x41pplyConfigResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12%\n\x04plan\x18\x02 \x01(\x0b\x32\x17.tenon.registry.v1.Plan\"\"\n\x12GetSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x81\x01\n\x13GetSnapshotResponse\x12/\n\x04head\x18\x01 \x01(\x0b\x32\x1f.tenon.registry.v1.SnapshotHeadH\x00\x12\x31\n\x05\x63hunk\x18\x02 \x01(\x0b\x32 .tenon.registry.v1.SnapshotChunkH\x00\x42\x06\n\x04part\"\x86\x01\n\x0cSnapshotHead\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x12\n\ntenant_uid\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x0f\n\x07\x65nabled\x18\x04 \x01(\x08\x12/\n\x06limits\x18\x05 \x01(\x0b\x32\x1f.tenon.registry.v1.TenantLimits\"C\n\rSnapshotChunk\x12\x32\n\x07objects\x18\x01 \x03(\x0b\x32!.tenon.registry.v1.SnapshotObject\"]\n\x0eSnapshotObject\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12-\n\x08resource\x18\x02 \x01(\x0b\x32\x1b.tenon.registry.v1.Resource\x12\x0f\n\x07version\x18\x03 \x01(\x05\"M\n\x14ListRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x15ListRevisionsResponse\x12.\n\trevisions\x18\x01 \x03(\x0b\x32\x1b.tenon.registry.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc1\x01\n\x08Revision\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x11\n\tplan_hash\x18\x05 \x01(\t\x12\x0f\n\x07\x63reated\x18\x06 \x01(\x05\x12\x0f\n\x07updated\x18\x07 \x01(\x05\x12\x0e\n\x06\x63ommit\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"$\n\x10WatchFeedRequest\x12\x10\n\x08position\x18\x01 \x01(\t\"R\n\x11WatchFeedResponse\x12\x10\n\x08position\x18\x01 \x01(\t\x12+\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x1c.tenon.registry.v1.FeedEntry\"?\n\tFeedEntry\x12\x12\n\ntenant_uid\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"9\n\x17ReportProjectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x1a\n\x18ReportProjectionResponse2\x9f\x06\n\rConfigService\x12s\n\nPlanConfig\x12$.tenon.registry.v1.PlanConfigRequest\x1a\x17.tenon.registry.v1.Plan\"$\xca\xf3\x18 \n\x0b\x63onfig.plan\x10\x01\x1a\rheader.tenant8\x01(\x01\x12\x85\x01\n\x0b\x41pplyConfig\x12%.tenon.registry.v1.ApplyConfigRequest\x1a&.tenon.registry.v1.ApplyConfigResponse\"%\xca\xf3\x18!\n\x0c\x63onfig.apply\x10\x03\x1a\rheader.tenant8\x01(\x01\x12{\n\x0bGetSnapshot\x12%.tenon.registry.v1.GetSnapshotRequest\x1a&.tenon.registry.v1.GetSnapshotResponse\"\x1b\xca\xf3\x18\x17\n\x0b\x63onfig.read\x10\x01\x1a\x04name8\x01\x30\x01\x12\x81\x01\n\rListRevisions\x12\'.tenon.registry.v1.ListRevisionsRequest\x1a(.tenon.registry.v1.ListRevisionsResponse\"\x1d\xca\xf3\x18\x19\n\x0b\x63onfig.read\x10\x01\x1a\x06parent8\x01\x12u\n\tWatchFeed\x12#.tenon.registry.v1.WatchFeedRequest\x1a$.tenon.registry.v1.WatchFeedResponse\"\x1b\xca\xf3\x18\x17\n\nfeed.watch\x10\x01*\x07service0\x01\x12\x98\x01\n\x10ReportProjection\x12*.tenon.registry.v1.ReportProjectionRequest\x1a+.tenon.registry.v1.ReportProjectionResponse\"+\xca\xf3\x18\'\n\x12projections.report\x10\x01\x1a\x04name*\x07service8\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tenon/registry/v1/config_service.proto\x12\x11tenon.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\x1a\x1etenon/registry/v1/wanted.proto\"\x7f\n\x11PlanConfigRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.tenon.registry.v1.ConfigHeaderH\x00\x12/\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1e.tenon.registry.v1.ConfigChunkH\x00\x42\x06\n\x04part\"\x80\x01\n\x12\x41pplyConfigRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.tenon.registry.v1.ConfigHeaderH\x00\x12/\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1e.tenon.registry.v1.ConfigChunkH\x00\x42\x06\n\x04part\"\x93\x01\n\x0c\x43onfigHeader\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x1a\n\rbase_revision\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\tplan_hash\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x06 \x01(\tB\x10\n\x0e_base_revision\"=\n\x0b\x43onfigChunk\x12.\n\tresources\x18\x01 \x03(\x0b\x32\x1b.tenon.registry.v1.Resource\"\xba\x01\n\x04Plan\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x15\n\rbase_revision\x18\x02 \x01(\x03\x12\x11\n\tplan_hash\x18\x03 \x01(\t\x12*\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x19.tenon.registry.v1.Change\x12\x11\n\tunchanged\x18\x05 \x01(\x05\x12\x39\n\x0eneeds_approval\x18\x06 \x01(\x0b\x32!.tenon.registry.v1.ApprovalNeeded\"x\n\x0e\x41pprovalNeeded\x12\x10\n\x08policies\x18\x01 \x03(\t\x12\x11\n\tapprovals\x18\x02 \x01(\x05\x12*\n\x07\x65xpires\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rself_approval\x18\x04 \x01(\x08\"\x87\x02\n\x06\x43hange\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x30\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32 .tenon.registry.v1.Change.Action\x12.\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x1e.tenon.registry.v1.FieldChange\x12$\n\x04risk\x18\x05 \x01(\x0e\x32\x16.tenon.options.v1.Risk\"Y\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x11\n\rACTION_CREATE\x10\x01\x12\x11\n\rACTION_UPDATE\x10\x02\x12\x11\n\rACTION_DELETE\x10\x03\"I\n\x0b\x46ieldChange\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\"\x83\x01\n\x13\x41pplyConfigResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12%\n\x04plan\x18\x02 \x01(\x0b\x32\x17.tenon.registry.v1.Plan\x12\x33\n\x07pending\x18\x03 \x01(\x0b\x32\".tenon.registry.v1.PendingRevision\"\xc7\x05\n\x0fPendingRevision\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x37\n\x05state\x18\x02 \x01(\x0e\x32(.tenon.registry.v1.PendingRevision.State\x12\x15\n\rbase_revision\x18\x03 \x01(\x03\x12\x11\n\tplan_hash\x18\x04 \x01(\t\x12%\n\x04plan\x18\x05 \x01(\x0b\x32\x17.tenon.registry.v1.Plan\x12$\n\x04risk\x18\x06 \x01(\x0e\x32\x16.tenon.options.v1.Risk\x12\x0e\n\x06source\x18\x07 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x08 \x01(\t\x12\x0e\n\x06\x61uthor\x18\t \x01(\t\x12\x13\n\x0b\x61uthor_kind\x18\n \x01(\t\x12\x10\n\x08policies\x18\x0b \x03(\t\x12\x18\n\x10\x61pprovals_needed\x18\x0c \x01(\x05\x12\x15\n\rself_approval\x18\r \x01(\x08\x12.\n\tapprovals\x18\x0e \x03(\x0b\x32\x1b.tenon.registry.v1.Approval\x12/\n\x0b\x63reate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x65nded_by\x18\x12 \x01(\t\x12\x0c\n\x04note\x18\x13 \x01(\t\x12\x10\n\x08revision\x18\x14 \x01(\x03\"|\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_APPLIED\x10\x02\x12\x12\n\x0eSTATE_REJECTED\x10\x03\x12\x11\n\rSTATE_EXPIRED\x10\x04\x12\x0f\n\x0bSTATE_STALE\x10\x05\"\\\n\x08\x41pproval\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8d\x01\n\x1bListPendingRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x37\n\x05state\x18\x04 \x01(\x0e\x32(.tenon.registry.v1.PendingRevision.State\"v\n\x1cListPendingRevisionsResponse\x12=\n\x11pending_revisions\x18\x01 \x03(\x0b\x32\".tenon.registry.v1.PendingRevision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x19GetPendingRevisionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"H\n\x16\x41pproveRevisionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"G\n\x15RejectRevisionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04note\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x9e\x01\n\x13\x44\x65leteObjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x1a\n\rbase_revision\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x11\n\tplan_hash\x18\x04 \x01(\t\x12\r\n\x05\x66orce\x18\x05 \x01(\x08\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\x42\x10\n\x0e_base_revision\"\"\n\x12GetSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x81\x01\n\x13GetSnapshotResponse\x12/\n\x04head\x18\x01 \x01(\x0b\x32\x1f.tenon.registry.v1.SnapshotHeadH\x00\x12\x31\n\x05\x63hunk\x18\x02 \x01(\x0b\x32 .tenon.registry.v1.SnapshotChunkH\x00\x42\x06\n\x04part\"\x98\x01\n\x0cSnapshotHead\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x12\n\ntenant_uid\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x0f\n\x07\x65nabled\x18\x04 \x01(\x08\x12/\n\x06limits\x18\x05 \x01(\x0b\x32\x1f.tenon.registry.v1.TenantLimits\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\"C\n\rSnapshotChunk\x12\x32\n\x07objects\x18\x01 \x03(\x0b\x32!.tenon.registry.v1.SnapshotObject\"]\n\x0eSnapshotObject\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12-\n\x08resource\x18\x02 \x01(\x0b\x32\x1b.tenon.registry.v1.Resource\x12\x0f\n\x07version\x18\x03 \x01(\x05\"M\n\x14ListRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x15ListRevisionsResponse\x12.\n\trevisions\x18\x01 \x03(\x0b\x32\x1b.tenon.registry.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd2\x01\n\x08Revision\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x11\n\tplan_hash\x18\x05 \x01(\t\x12\x0f\n\x07\x63reated\x18\x06 \x01(\x05\x12\x0f\n\x07updated\x18\x07 \x01(\x05\x12\x0e\n\x06\x63ommit\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x64\x65leted\x18\n \x01(\x05\"$\n\x10WatchFeedRequest\x12\x10\n\x08position\x18\x01 \x01(\t\"R\n\x11WatchFeedResponse\x12\x10\n\x08position\x18\x01 \x01(\t\x12+\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x1c.tenon.registry.v1.FeedEntry\"P\n\tFeedEntry\x12\x12\n\ntenant_uid\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x0f\n\x07subject\x18\x04 \x01(\t\"9\n\x17ReportProjectionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x1a\n\x18ReportProjectionResponse2\xcc\x0b\n\rConfigService\x12s\n\nPlanConfig\x12$.tenon.registry.v1.PlanConfigRequest\x1a\x17.tenon.registry.v1.Plan\"$\xca\xf3\x18 \n\x0b\x63onfig.plan\x10\x01\x1a\rheader.tenant8\x01(\x01\x12\x85\x01\n\x0b\x41pplyConfig\x12%.tenon.registry.v1.ApplyConfigRequest\x1a&.tenon.registry.v1.ApplyConfigResponse\"%\xca\xf3\x18!\n\x0c\x63onfig.apply\x10\x03\x1a\rheader.tenant8\x01(\x01\x12|\n\x0c\x44\x65leteObject\x12&.tenon.registry.v1.DeleteObjectRequest\x1a&.tenon.registry.v1.ApplyConfigResponse\"\x1c\xca\xf3\x18\x18\n\x0c\x63onfig.apply\x10\x04\x1a\x04name8\x01\x12{\n\x0bGetSnapshot\x12%.tenon.registry.v1.GetSnapshotRequest\x1a&.tenon.registry.v1.GetSnapshotResponse\"\x1b\xca\xf3\x18\x17\n\x0b\x63onfig.read\x10\x01\x1a\x04name8\x01\x30\x01\x12\x81\x01\n\rListRevisions\x12\'.tenon.registry.v1.ListRevisionsRequest\x1a(.tenon.registry.v1.ListRevisionsResponse\"\x1d\xca\xf3\x18\x19\n\x0b\x63onfig.read\x10\x01\x1a\x06parent8\x01\x12\x96\x01\n\x14ListPendingRevisions\x12..tenon.registry.v1.ListPendingRevisionsRequest\x1a/.tenon.registry.v1.ListPendingRevisionsResponse\"\x1d\xca\xf3\x18\x19\n\x0b\x63onfig.read\x10\x01\x1a\x06parent8\x01\x12\x83\x01\n\x12GetPendingRevision\x12,.tenon.registry.v1.GetPendingRevisionRequest\x1a\".tenon.registry.v1.PendingRevision\"\x1b\xca\xf3\x18\x17\n\x0b\x63onfig.read\x10\x01\x1a\x04name8\x01\x12\x86\x01\n\x0f\x41pproveRevision\x12).tenon.registry.v1.ApproveRevisionRequest\x1a\".tenon.registry.v1.PendingRevision\"$\xca\xf3\x18 \n\x0e\x63onfig.approve\x10\x03\x1a\x04name*\x04user8\x01\x12\x84\x01\n\x0eRejectRevision\x12(.tenon.registry.v1.RejectRevisionRequest\x1a\".tenon.registry.v1.PendingRevision\"$\xca\xf3\x18 \n\x0e\x63onfig.approve\x10\x02\x1a\x04name*\x04user8\x01\x12u\n\tWatchFeed\x12#.tenon.registry.v1.WatchFeedRequest\x1a$.tenon.registry.v1.WatchFeedResponse\"\x1b\xca\xf3\x18\x17\n\nfeed.watch\x10\x01*\x07service0\x01\x12\x98\x01\n\x10ReportProjection\x12*.tenon.registry.v1.ReportProjectionRequest\x1a+.tenon.registry.v1.ReportProjectionResponse\"+\xca\xf3\x18\'\n\x12projections.report\x10\x01\x1a\x04name*\x07service8\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,58 +39,88 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONFIGSERVICE'].methods_by_name['PlanConfig']._serialized_options = b'\312\363\030 \n\013config.plan\020\001\032\rheader.tenant8\001'
   _globals['_CONFIGSERVICE'].methods_by_name['ApplyConfig']._loaded_options = None
   _globals['_CONFIGSERVICE'].methods_by_name['ApplyConfig']._serialized_options = b'\312\363\030!\n\014config.apply\020\003\032\rheader.tenant8\001'
+  _globals['_CONFIGSERVICE'].methods_by_name['DeleteObject']._loaded_options = None
+  _globals['_CONFIGSERVICE'].methods_by_name['DeleteObject']._serialized_options = b'\312\363\030\030\n\014config.apply\020\004\032\004name8\001'
   _globals['_CONFIGSERVICE'].methods_by_name['GetSnapshot']._loaded_options = None
   _globals['_CONFIGSERVICE'].methods_by_name['GetSnapshot']._serialized_options = b'\312\363\030\027\n\013config.read\020\001\032\004name8\001'
   _globals['_CONFIGSERVICE'].methods_by_name['ListRevisions']._loaded_options = None
   _globals['_CONFIGSERVICE'].methods_by_name['ListRevisions']._serialized_options = b'\312\363\030\031\n\013config.read\020\001\032\006parent8\001'
+  _globals['_CONFIGSERVICE'].methods_by_name['ListPendingRevisions']._loaded_options = None
+  _globals['_CONFIGSERVICE'].methods_by_name['ListPendingRevisions']._serialized_options = b'\312\363\030\031\n\013config.read\020\001\032\006parent8\001'
+  _globals['_CONFIGSERVICE'].methods_by_name['GetPendingRevision']._loaded_options = None
+  _globals['_CONFIGSERVICE'].methods_by_name['GetPendingRevision']._serialized_options = b'\312\363\030\027\n\013config.read\020\001\032\004name8\001'
+  _globals['_CONFIGSERVICE'].methods_by_name['ApproveRevision']._loaded_options = None
+  _globals['_CONFIGSERVICE'].methods_by_name['ApproveRevision']._serialized_options = b'\312\363\030 \n\016config.approve\020\003\032\004name*\004user8\001'
+  _globals['_CONFIGSERVICE'].methods_by_name['RejectRevision']._loaded_options = None
+  _globals['_CONFIGSERVICE'].methods_by_name['RejectRevision']._serialized_options = b'\312\363\030 \n\016config.approve\020\002\032\004name*\004user8\001'
   _globals['_CONFIGSERVICE'].methods_by_name['WatchFeed']._loaded_options = None
   _globals['_CONFIGSERVICE'].methods_by_name['WatchFeed']._serialized_options = b'\312\363\030\027\n\nfeed.watch\020\001*\007service'
   _globals['_CONFIGSERVICE'].methods_by_name['ReportProjection']._loaded_options = None
   _globals['_CONFIGSERVICE'].methods_by_name['ReportProjection']._serialized_options = b'\312\363\030\'\n\022projections.report\020\001\032\004name*\007service8\001'
-  _globals['_PLANCONFIGREQUEST']._serialized_start=155
-  _globals['_PLANCONFIGREQUEST']._serialized_end=282
-  _globals['_APPLYCONFIGREQUEST']._serialized_start=285
-  _globals['_APPLYCONFIGREQUEST']._serialized_end=413
-  _globals['_CONFIGHEADER']._serialized_start=416
-  _globals['_CONFIGHEADER']._serialized_end=563
-  _globals['_CONFIGCHUNK']._serialized_start=565
-  _globals['_CONFIGCHUNK']._serialized_end=626
-  _globals['_PLAN']._serialized_start=628
-  _globals['_PLAN']._serialized_end=755
-  _globals['_CHANGE']._serialized_start=758
-  _globals['_CHANGE']._serialized_end=1002
-  _globals['_CHANGE_ACTION']._serialized_start=932
-  _globals['_CHANGE_ACTION']._serialized_end=1002
-  _globals['_FIELDCHANGE']._serialized_start=1004
-  _globals['_FIELDCHANGE']._serialized_end=1077
-  _globals['_APPLYCONFIGRESPONSE']._serialized_start=1079
-  _globals['_APPLYCONFIGRESPONSE']._serialized_end=1157
-  _globals['_GETSNAPSHOTREQUEST']._serialized_start=1159
-  _globals['_GETSNAPSHOTREQUEST']._serialized_end=1193
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=1196
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=1325
-  _globals['_SNAPSHOTHEAD']._serialized_start=1328
-  _globals['_SNAPSHOTHEAD']._serialized_end=1462
-  _globals['_SNAPSHOTCHUNK']._serialized_start=1464
-  _globals['_SNAPSHOTCHUNK']._serialized_end=1531
-  _globals['_SNAPSHOTOBJECT']._serialized_start=1533
-  _globals['_SNAPSHOTOBJECT']._serialized_end=1626
-  _globals['_LISTREVISIONSREQUEST']._serialized_start=1628
-  _globals['_LISTREVISIONSREQUEST']._serialized_end=1705
-  _globals['_LISTREVISIONSRESPONSE']._serialized_start=1707
-  _globals['_LISTREVISIONSRESPONSE']._serialized_end=1803
-  _globals['_REVISION']._serialized_start=1806
-  _globals['_REVISION']._serialized_end=1999
-  _globals['_WATCHFEEDREQUEST']._serialized_start=2001
-  _globals['_WATCHFEEDREQUEST']._serialized_end=2037
-  _globals['_WATCHFEEDRESPONSE']._serialized_start=2039
-  _globals['_WATCHFEEDRESPONSE']._serialized_end=2121
-  _globals['_FEEDENTRY']._serialized_start=2123
-  _globals['_FEEDENTRY']._serialized_end=2186
-  _globals['_REPORTPROJECTIONREQUEST']._serialized_start=2188
-  _globals['_REPORTPROJECTIONREQUEST']._serialized_end=2245
-  _globals['_REPORTPROJECTIONRESPONSE']._serialized_start=2247
-  _globals['_REPORTPROJECTIONRESPONSE']._serialized_end=2273
-  _globals['_CONFIGSERVICE']._serialized_start=2276
-  _globals['_CONFIGSERVICE']._serialized_end=3075
+  _globals['_PLANCONFIGREQUEST']._serialized_start=187
+  _globals['_PLANCONFIGREQUEST']._serialized_end=314
+  _globals['_APPLYCONFIGREQUEST']._serialized_start=317
+  _globals['_APPLYCONFIGREQUEST']._serialized_end=445
+  _globals['_CONFIGHEADER']._serialized_start=448
+  _globals['_CONFIGHEADER']._serialized_end=595
+  _globals['_CONFIGCHUNK']._serialized_start=597
+  _globals['_CONFIGCHUNK']._serialized_end=658
+  _globals['_PLAN']._serialized_start=661
+  _globals['_PLAN']._serialized_end=847
+  _globals['_APPROVALNEEDED']._serialized_start=849
+  _globals['_APPROVALNEEDED']._serialized_end=969
+  _globals['_CHANGE']._serialized_start=972
+  _globals['_CHANGE']._serialized_end=1235
+  _globals['_CHANGE_ACTION']._serialized_start=1146
+  _globals['_CHANGE_ACTION']._serialized_end=1235
+  _globals['_FIELDCHANGE']._serialized_start=1237
+  _globals['_FIELDCHANGE']._serialized_end=1310
+  _globals['_APPLYCONFIGRESPONSE']._serialized_start=1313
+  _globals['_APPLYCONFIGRESPONSE']._serialized_end=1444
+  _globals['_PENDINGREVISION']._serialized_start=1447
+  _globals['_PENDINGREVISION']._serialized_end=2158
+  _globals['_PENDINGREVISION_STATE']._serialized_start=2034
+  _globals['_PENDINGREVISION_STATE']._serialized_end=2158
+  _globals['_APPROVAL']._serialized_start=2160
+  _globals['_APPROVAL']._serialized_end=2252
+  _globals['_LISTPENDINGREVISIONSREQUEST']._serialized_start=2255
+  _globals['_LISTPENDINGREVISIONSREQUEST']._serialized_end=2396
+  _globals['_LISTPENDINGREVISIONSRESPONSE']._serialized_start=2398
+  _globals['_LISTPENDINGREVISIONSRESPONSE']._serialized_end=2516
+  _globals['_GETPENDINGREVISIONREQUEST']._serialized_start=2518
+  _globals['_GETPENDINGREVISIONREQUEST']._serialized_end=2559
+  _globals['_APPROVEREVISIONREQUEST']._serialized_start=2561
+  _globals['_APPROVEREVISIONREQUEST']._serialized_end=2633
+  _globals['_REJECTREVISIONREQUEST']._serialized_start=2635
+  _globals['_REJECTREVISIONREQUEST']._serialized_end=2706
+  _globals['_DELETEOBJECTREQUEST']._serialized_start=2709
+  _globals['_DELETEOBJECTREQUEST']._serialized_end=2867
+  _globals['_GETSNAPSHOTREQUEST']._serialized_start=2869
+  _globals['_GETSNAPSHOTREQUEST']._serialized_end=2903
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=2906
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=3035
+  _globals['_SNAPSHOTHEAD']._serialized_start=3038
+  _globals['_SNAPSHOTHEAD']._serialized_end=3190
+  _globals['_SNAPSHOTCHUNK']._serialized_start=3192
+  _globals['_SNAPSHOTCHUNK']._serialized_end=3259
+  _globals['_SNAPSHOTOBJECT']._serialized_start=3261
+  _globals['_SNAPSHOTOBJECT']._serialized_end=3354
+  _globals['_LISTREVISIONSREQUEST']._serialized_start=3356
+  _globals['_LISTREVISIONSREQUEST']._serialized_end=3433
+  _globals['_LISTREVISIONSRESPONSE']._serialized_start=3435
+  _globals['_LISTREVISIONSRESPONSE']._serialized_end=3531
+  _globals['_REVISION']._serialized_start=3534
+  _globals['_REVISION']._serialized_end=3744
+  _globals['_WATCHFEEDREQUEST']._serialized_start=3746
+  _globals['_WATCHFEEDREQUEST']._serialized_end=3782
+  _globals['_WATCHFEEDRESPONSE']._serialized_start=3784
+  _globals['_WATCHFEEDRESPONSE']._serialized_end=3866
+  _globals['_FEEDENTRY']._serialized_start=3868
+  _globals['_FEEDENTRY']._serialized_end=3948
+  _globals['_REPORTPROJECTIONREQUEST']._serialized_start=3950
+  _globals['_REPORTPROJECTIONREQUEST']._serialized_end=4007
+  _globals['_REPORTPROJECTIONRESPONSE']._serialized_start=4009
+  _globals['_REPORTPROJECTIONRESPONSE']._serialized_end=4035
+  _globals['_CONFIGSERVICE']._serialized_start=4038
+  _globals['_CONFIGSERVICE']._serialized_end=5522
 # @@protoc_insertion_point(module_scope)

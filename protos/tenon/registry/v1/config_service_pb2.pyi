@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -165,6 +166,7 @@ class Plan(_message.Message):
     PLAN_HASH_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
     UNCHANGED_FIELD_NUMBER: _builtins.int
+    NEEDS_APPROVAL_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant's slug."""
     base_revision: _builtins.int
@@ -177,6 +179,10 @@ class Plan(_message.Message):
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
         """In the order they would be made; none when nothing would change."""
 
+    @_builtins.property
+    def needs_approval(self) -> Global___ApprovalNeeded:
+        """Set where an apply would not take effect at once."""
+
     def __init__(
         self,
         *,
@@ -185,14 +191,53 @@ class Plan(_message.Message):
         plan_hash: _builtins.str = ...,
         changes: _abc.Iterable[Global___Change] | None = ...,
         unchanged: _builtins.int = ...,
+        needs_approval: Global___ApprovalNeeded | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["needs_approval", b"needs_approval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "changes", b"changes", "plan_hash", b"plan_hash", "tenant", b"tenant", "unchanged", b"unchanged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "changes", b"changes", "needs_approval", b"needs_approval", "plan_hash", b"plan_hash", "tenant", b"tenant", "unchanged", b"unchanged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Plan: _TypeAlias = Plan  # noqa: Y015
+
+@_typing.final
+class ApprovalNeeded(_message.Message):
+    """What a plan needs before it takes effect: the strictest of all policies that it falls under."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: _builtins.int
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    EXPIRES_FIELD_NUMBER: _builtins.int
+    SELF_APPROVAL_FIELD_NUMBER: _builtins.int
+    approvals: _builtins.int
+    """How many people must approve who may (`config.approve`)."""
+    self_approval: _builtins.bool
+    """Whether the author may be one of them."""
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of those policies."""
+
+    @_builtins.property
+    def expires(self) -> _duration_pb2.Duration:
+        """How long it waits for them."""
+
+    def __init__(
+        self,
+        *,
+        policies: _abc.Iterable[_builtins.str] | None = ...,
+        approvals: _builtins.int = ...,
+        expires: _duration_pb2.Duration | None = ...,
+        self_approval: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires", b"expires"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "expires", b"expires", "policies", b"policies", "self_approval", b"self_approval"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApprovalNeeded: _TypeAlias = ApprovalNeeded  # noqa: Y015
 
 @_typing.final
 class Change(_message.Message):
@@ -212,6 +257,8 @@ class Change(_message.Message):
         """It is made."""
         ACTION_UPDATE: Change._Action.ValueType  # 2
         """It is changed."""
+        ACTION_DELETE: Change._Action.ValueType  # 3
+        """It is deleted."""
 
     class Action(_Action, metaclass=_ActionEnumTypeWrapper):
         """What is done to it."""
@@ -222,6 +269,8 @@ class Change(_message.Message):
     """It is made."""
     ACTION_UPDATE: Change.Action.ValueType  # 2
     """It is changed."""
+    ACTION_DELETE: Change.Action.ValueType  # 3
+    """It is deleted."""
 
     KIND_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -299,25 +348,396 @@ class ApplyConfigResponse(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision now. The same as before where nothing changed."""
     @_builtins.property
     def plan(self) -> Global___Plan:
-        """What was done."""
+        """What was done, or waits to be done."""
+
+    @_builtins.property
+    def pending(self) -> Global___PendingRevision:
+        """Set where nothing was done yet: the change waits for approval."""
 
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         plan: Global___Plan | None = ...,
+        pending: Global___PendingRevision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pending", b"pending", "plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pending", b"pending", "plan", b"plan", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApplyConfigResponse: _TypeAlias = ApplyConfigResponse  # noqa: Y015
+
+@_typing.final
+class PendingRevision(_message.Message):
+    """A change that waits for approval, or once did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[PendingRevision._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: PendingRevision._State.ValueType  # 0
+        """Never sent; in a request: any."""
+        STATE_PENDING: PendingRevision._State.ValueType  # 1
+        """It waits for approval."""
+        STATE_APPLIED: PendingRevision._State.ValueType  # 2
+        """It took effect with its last approval."""
+        STATE_REJECTED: PendingRevision._State.ValueType  # 3
+        """Somebody rejected it."""
+        STATE_EXPIRED: PendingRevision._State.ValueType  # 4
+        """It waited too long."""
+        STATE_STALE: PendingRevision._State.ValueType  # 5
+        """When it was approved, it was no longer the same change, or no longer its author's to make."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """How it stands."""
+
+    STATE_UNSPECIFIED: PendingRevision.State.ValueType  # 0
+    """Never sent; in a request: any."""
+    STATE_PENDING: PendingRevision.State.ValueType  # 1
+    """It waits for approval."""
+    STATE_APPLIED: PendingRevision.State.ValueType  # 2
+    """It took effect with its last approval."""
+    STATE_REJECTED: PendingRevision.State.ValueType  # 3
+    """Somebody rejected it."""
+    STATE_EXPIRED: PendingRevision.State.ValueType  # 4
+    """It waited too long."""
+    STATE_STALE: PendingRevision.State.ValueType  # 5
+    """When it was approved, it was no longer the same change, or no longer its author's to make."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    BASE_REVISION_FIELD_NUMBER: _builtins.int
+    PLAN_HASH_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    RISK_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    AUTHOR_KIND_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    APPROVALS_NEEDED_FIELD_NUMBER: _builtins.int
+    SELF_APPROVAL_FIELD_NUMBER: _builtins.int
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    ENDED_BY_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/pendingRevisions/{id}`"""
+    state: Global___PendingRevision.State.ValueType
+    """How it stands."""
+    base_revision: _builtins.int
+    """The revision it changes."""
+    plan_hash: _builtins.str
+    """The plan it is bound to."""
+    risk: _rule_pb2.Risk.ValueType
+    """The highest risk of its changes."""
+    source: _builtins.str
+    """The source that submitted it."""
+    commit: _builtins.str
+    """The commit the documents stand in."""
+    author: _builtins.str
+    """Who submitted it."""
+    author_kind: _builtins.str
+    """Of which kind the author is: `user`, `service` or `source`."""
+    approvals_needed: _builtins.int
+    """How many approvals it needs."""
+    self_approval: _builtins.bool
+    """Whether the author's own counts."""
+    ended_by: _builtins.str
+    """Whose doing that was."""
+    note: _builtins.str
+    """What was said then."""
+    revision: _builtins.int
+    """The revision it became."""
+    @_builtins.property
+    def plan(self) -> Global___Plan:
+        """That plan; absent in lists. Without values once it has ended."""
+
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The policies that ask for approval."""
+
+    @_builtins.property
+    def approvals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Approval]:
+        """Those it has. One of somebody who may no longer approve does not count in the end."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was submitted."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when it waits."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: Global___PendingRevision.State.ValueType = ...,
+        base_revision: _builtins.int = ...,
+        plan_hash: _builtins.str = ...,
+        plan: Global___Plan | None = ...,
+        risk: _rule_pb2.Risk.ValueType = ...,
+        source: _builtins.str = ...,
+        commit: _builtins.str = ...,
+        author: _builtins.str = ...,
+        author_kind: _builtins.str = ...,
+        policies: _abc.Iterable[_builtins.str] | None = ...,
+        approvals_needed: _builtins.int = ...,
+        self_approval: _builtins.bool = ...,
+        approvals: _abc.Iterable[Global___Approval] | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        ended_by: _builtins.str = ...,
+        note: _builtins.str = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "approvals_needed", b"approvals_needed", "author", b"author", "author_kind", b"author_kind", "base_revision", b"base_revision", "commit", b"commit", "create_time", b"create_time", "end_time", b"end_time", "ended_by", b"ended_by", "expire_time", b"expire_time", "name", b"name", "note", b"note", "plan", b"plan", "plan_hash", b"plan_hash", "policies", b"policies", "revision", b"revision", "risk", b"risk", "self_approval", b"self_approval", "source", b"source", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PendingRevision: _TypeAlias = PendingRevision  # noqa: Y015
+
+@_typing.final
+class Approval(_message.Message):
+    """One person's approval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """Who."""
+    note: _builtins.str
+    """What they said."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+        note: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "note", b"note", "principal", b"principal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Approval: _TypeAlias = Approval  # noqa: Y015
+
+@_typing.final
+class ListPendingRevisionsRequest(_message.Message):
+    """Which page of whose pending revisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{slug}`"""
+    page_size: _builtins.int
+    """At most this many; 50 when 0, 500 at most."""
+    page_token: _builtins.str
+    """From the last answer."""
+    state: Global___PendingRevision.State.ValueType
+    """Only those that stand so."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        state: Global___PendingRevision.State.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPendingRevisionsRequest: _TypeAlias = ListPendingRevisionsRequest  # noqa: Y015
+
+@_typing.final
+class ListPendingRevisionsResponse(_message.Message):
+    """A page of pending revisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PENDING_REVISIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty at the end."""
+    @_builtins.property
+    def pending_revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingRevision]:
+        """The newest first."""
+
+    def __init__(
+        self,
+        *,
+        pending_revisions: _abc.Iterable[Global___PendingRevision] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "pending_revisions", b"pending_revisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPendingRevisionsResponse: _TypeAlias = ListPendingRevisionsResponse  # noqa: Y015
+
+@_typing.final
+class GetPendingRevisionRequest(_message.Message):
+    """Which one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/pendingRevisions/{id}`"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPendingRevisionRequest: _TypeAlias = GetPendingRevisionRequest  # noqa: Y015
+
+@_typing.final
+class ApproveRevisionRequest(_message.Message):
+    """Which one, and what is said of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/pendingRevisions/{id}`"""
+    note: _builtins.str
+    """Kept with the approval and in the audit log; at most 1000 characters."""
+    request_id: _builtins.str
+    """A UUID; the same one answers the same for 24 h."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        note: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "note", b"note", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveRevisionRequest: _TypeAlias = ApproveRevisionRequest  # noqa: Y015
+
+@_typing.final
+class RejectRevisionRequest(_message.Message):
+    """Which one, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/pendingRevisions/{id}`"""
+    note: _builtins.str
+    """Why; at most 1000 characters."""
+    request_id: _builtins.str
+    """A UUID; the same one answers the same for 24 h."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        note: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "note", b"note", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectRevisionRequest: _TypeAlias = RejectRevisionRequest  # noqa: Y015
+
+@_typing.final
+class DeleteObjectRequest(_message.Message):
+    """Which object is not wanted any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    BASE_REVISION_FIELD_NUMBER: _builtins.int
+    PLAN_HASH_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Such as `tenants/acme/connectors/triage` or `tenants/acme/roleBindings/devs`."""
+    request_id: _builtins.str
+    """A UUID; the same one answers the same for 24 h."""
+    base_revision: _builtins.int
+    """The revision the plan was made for; at another one the answer is ABORTED."""
+    plan_hash: _builtins.str
+    """The plan's hash; where the plan would now be another one, the answer is ABORTED. Empty: not compared."""
+    force: _builtins.bool
+    """Also what another source has set."""
+    validate_only: _builtins.bool
+    """Only make the plan; nothing is kept."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        base_revision: _builtins.int | None = ...,
+        plan_hash: _builtins.str = ...,
+        force: _builtins.bool = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_revision", b"_base_revision", "base_revision", b"base_revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_revision", b"_base_revision", "base_revision", b"base_revision", "force", b"force", "name", b"name", "plan_hash", b"plan_hash", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__base_revision: _TypeAlias = _typing.Literal["base_revision"]  # noqa: Y015
+    _WhichOneofArgType__base_revision: _TypeAlias = _typing.Literal["_base_revision", b"_base_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__base_revision) -> _WhichOneofReturnType__base_revision | None: ...
+
+Global___DeleteObjectRequest: _TypeAlias = DeleteObjectRequest  # noqa: Y015
 
 @_typing.final
 class GetSnapshotRequest(_message.Message):
@@ -384,6 +804,7 @@ class SnapshotHead(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     ENABLED_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant's slug."""
     tenant_uid: _builtins.str
@@ -392,6 +813,8 @@ class SnapshotHead(_message.Message):
     """The revision of all that follows."""
     enabled: _builtins.bool
     """False: calls, ingress and runs are refused."""
+    draining: _builtins.bool
+    """True: it is being deleted; what the executor has of it must go, and then be reported."""
     @_builtins.property
     def limits(self) -> _wanted_pb2.TenantLimits:
         """How much it may do."""
@@ -404,10 +827,11 @@ class SnapshotHead(_message.Message):
         revision: _builtins.int = ...,
         enabled: _builtins.bool = ...,
         limits: _wanted_pb2.TenantLimits | None = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "limits", b"limits", "revision", b"revision", "tenant", b"tenant", "tenant_uid", b"tenant_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "enabled", b"enabled", "limits", b"limits", "revision", b"revision", "tenant", b"tenant", "tenant_uid", b"tenant_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -542,6 +966,7 @@ class Revision(_message.Message):
     UPDATED_FIELD_NUMBER: _builtins.int
     COMMIT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{slug}/revisions/{number}`"""
     number: _builtins.int
@@ -558,6 +983,8 @@ class Revision(_message.Message):
     """Objects changed."""
     commit: _builtins.str
     """The commit the documents stood in."""
+    deleted: _builtins.int
+    """Objects deleted."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When."""
@@ -574,10 +1001,11 @@ class Revision(_message.Message):
         updated: _builtins.int = ...,
         commit: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        deleted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "create_time", b"create_time", "created", b"created", "name", b"name", "number", b"number", "plan_hash", b"plan_hash", "principal", b"principal", "source", b"source", "updated", b"updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "create_time", b"create_time", "created", b"created", "deleted", b"deleted", "name", b"name", "number", b"number", "plan_hash", b"plan_hash", "principal", b"principal", "source", b"source", "updated", b"updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -642,22 +1070,28 @@ class FeedEntry(_message.Message):
     TENANT_UID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
     tenant_uid: _builtins.str
     """The tenant's id."""
     kind: _builtins.str
-    """What changed: `revision`."""
+    """What changed: `revision`, or `tenant` where it is being deleted; `notice`: something critical
+    was done.
+    """
     revision: _builtins.int
     """The tenant's revision then."""
+    subject: _builtins.str
+    """What a notice is about: `auditEvents/{uid}` of the tenant."""
     def __init__(
         self,
         *,
         tenant_uid: _builtins.str = ...,
         kind: _builtins.str = ...,
         revision: _builtins.int = ...,
+        subject: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "revision", b"revision", "tenant_uid", b"tenant_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "revision", b"revision", "subject", b"subject", "tenant_uid", b"tenant_uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

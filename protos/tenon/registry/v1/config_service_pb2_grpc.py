@@ -45,6 +45,11 @@ class ConfigServiceStub:
                 request_serializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.ApplyConfigRequest.SerializeToString,
                 response_deserializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.ApplyConfigResponse.FromString,
                 _registered_method=True)
+        self.DeleteObject = channel.unary_unary(
+                '/tenon.registry.v1.ConfigService/DeleteObject',
+                request_serializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.DeleteObjectRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.ApplyConfigResponse.FromString,
+                _registered_method=True)
         self.GetSnapshot = channel.unary_stream(
                 '/tenon.registry.v1.ConfigService/GetSnapshot',
                 request_serializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.GetSnapshotRequest.SerializeToString,
@@ -54,6 +59,26 @@ class ConfigServiceStub:
                 '/tenon.registry.v1.ConfigService/ListRevisions',
                 request_serializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.ListRevisionsRequest.SerializeToString,
                 response_deserializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.ListRevisionsResponse.FromString,
+                _registered_method=True)
+        self.ListPendingRevisions = channel.unary_unary(
+                '/tenon.registry.v1.ConfigService/ListPendingRevisions',
+                request_serializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.ListPendingRevisionsRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.ListPendingRevisionsResponse.FromString,
+                _registered_method=True)
+        self.GetPendingRevision = channel.unary_unary(
+                '/tenon.registry.v1.ConfigService/GetPendingRevision',
+                request_serializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.GetPendingRevisionRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.PendingRevision.FromString,
+                _registered_method=True)
+        self.ApproveRevision = channel.unary_unary(
+                '/tenon.registry.v1.ConfigService/ApproveRevision',
+                request_serializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.ApproveRevisionRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.PendingRevision.FromString,
+                _registered_method=True)
+        self.RejectRevision = channel.unary_unary(
+                '/tenon.registry.v1.ConfigService/RejectRevision',
+                request_serializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.RejectRevisionRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.PendingRevision.FromString,
                 _registered_method=True)
         self.WatchFeed = channel.unary_stream(
                 '/tenon.registry.v1.ConfigService/WatchFeed',
@@ -85,6 +110,13 @@ class ConfigServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteObject(self, request, context):
+        """Deletes one wanted object in the name of the source `rpc`, as an apply would: all or nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetSnapshot(self, request, context):
         """A tenant's wanted state at one moment, in parts; secrets only as fingerprints.
         """
@@ -94,6 +126,35 @@ class ConfigServiceServicer:
 
     def ListRevisions(self, request, context):
         """A tenant's revisions, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPendingRevisions(self, request, context):
+        """A tenant's changes that wait for approval, or once did, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPendingRevision(self, request, context):
+        """One of them with its plan; secrets only as fingerprints.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveRevision(self, request, context):
+        """Approves a change of somebody else's; the last approval that is needed makes it, in its author's
+        name. ABORTED where it is no longer the change that was approved: then it is stale, and ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RejectRevision(self, request, context):
+        """Ends a change that waits, one's own too: it and its secrets are gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,6 +188,11 @@ def add_ConfigServiceServicer_to_server(servicer, server):
                     request_deserializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.ApplyConfigRequest.FromString,
                     response_serializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.ApplyConfigResponse.SerializeToString,
             ),
+            'DeleteObject': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteObject,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.DeleteObjectRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.ApplyConfigResponse.SerializeToString,
+            ),
             'GetSnapshot': grpc.unary_stream_rpc_method_handler(
                     servicer.GetSnapshot,
                     request_deserializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.GetSnapshotRequest.FromString,
@@ -136,6 +202,26 @@ def add_ConfigServiceServicer_to_server(servicer, server):
                     servicer.ListRevisions,
                     request_deserializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.ListRevisionsRequest.FromString,
                     response_serializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.ListRevisionsResponse.SerializeToString,
+            ),
+            'ListPendingRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPendingRevisions,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.ListPendingRevisionsRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.ListPendingRevisionsResponse.SerializeToString,
+            ),
+            'GetPendingRevision': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPendingRevision,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.GetPendingRevisionRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.PendingRevision.SerializeToString,
+            ),
+            'ApproveRevision': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveRevision,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.ApproveRevisionRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.PendingRevision.SerializeToString,
+            ),
+            'RejectRevision': grpc.unary_unary_rpc_method_handler(
+                    servicer.RejectRevision,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.RejectRevisionRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_config__service__pb2.PendingRevision.SerializeToString,
             ),
             'WatchFeed': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchFeed,
@@ -214,6 +300,33 @@ class ConfigService:
             _registered_method=True)
 
     @staticmethod
+    def DeleteObject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.ConfigService/DeleteObject',
+            tenon_dot_registry_dot_v1_dot_config__service__pb2.DeleteObjectRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_config__service__pb2.ApplyConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetSnapshot(request,
             target,
             options=(),
@@ -257,6 +370,114 @@ class ConfigService:
             '/tenon.registry.v1.ConfigService/ListRevisions',
             tenon_dot_registry_dot_v1_dot_config__service__pb2.ListRevisionsRequest.SerializeToString,
             tenon_dot_registry_dot_v1_dot_config__service__pb2.ListRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPendingRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.ConfigService/ListPendingRevisions',
+            tenon_dot_registry_dot_v1_dot_config__service__pb2.ListPendingRevisionsRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_config__service__pb2.ListPendingRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPendingRevision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.ConfigService/GetPendingRevision',
+            tenon_dot_registry_dot_v1_dot_config__service__pb2.GetPendingRevisionRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_config__service__pb2.PendingRevision.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveRevision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.ConfigService/ApproveRevision',
+            tenon_dot_registry_dot_v1_dot_config__service__pb2.ApproveRevisionRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_config__service__pb2.PendingRevision.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RejectRevision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.ConfigService/RejectRevision',
+            tenon_dot_registry_dot_v1_dot_config__service__pb2.RejectRevisionRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_config__service__pb2.PendingRevision.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,10 +37,22 @@ class ConfigServiceStub:
     """What an apply of the same stream would do; keeps nothing."""
     ApplyConfig: _grpc.StreamUnaryMultiCallable[_config_service_pb2.ApplyConfigRequest, _config_service_pb2.ApplyConfigResponse]
     """Changes one tenant's wanted state in one transaction: all or nothing."""
+    DeleteObject: _grpc.UnaryUnaryMultiCallable[_config_service_pb2.DeleteObjectRequest, _config_service_pb2.ApplyConfigResponse]
+    """Deletes one wanted object in the name of the source `rpc`, as an apply would: all or nothing."""
     GetSnapshot: _grpc.UnaryStreamMultiCallable[_config_service_pb2.GetSnapshotRequest, _config_service_pb2.GetSnapshotResponse]
     """A tenant's wanted state at one moment, in parts; secrets only as fingerprints."""
     ListRevisions: _grpc.UnaryUnaryMultiCallable[_config_service_pb2.ListRevisionsRequest, _config_service_pb2.ListRevisionsResponse]
     """A tenant's revisions, the newest first."""
+    ListPendingRevisions: _grpc.UnaryUnaryMultiCallable[_config_service_pb2.ListPendingRevisionsRequest, _config_service_pb2.ListPendingRevisionsResponse]
+    """A tenant's changes that wait for approval, or once did, the newest first."""
+    GetPendingRevision: _grpc.UnaryUnaryMultiCallable[_config_service_pb2.GetPendingRevisionRequest, _config_service_pb2.PendingRevision]
+    """One of them with its plan; secrets only as fingerprints."""
+    ApproveRevision: _grpc.UnaryUnaryMultiCallable[_config_service_pb2.ApproveRevisionRequest, _config_service_pb2.PendingRevision]
+    """Approves a change of somebody else's; the last approval that is needed makes it, in its author's
+    name. ABORTED where it is no longer the change that was approved: then it is stale, and ends.
+    """
+    RejectRevision: _grpc.UnaryUnaryMultiCallable[_config_service_pb2.RejectRevisionRequest, _config_service_pb2.PendingRevision]
+    """Ends a change that waits, one's own too: it and its secrets are gone."""
     WatchFeed: _grpc.UnaryStreamMultiCallable[_config_service_pb2.WatchFeedRequest, _config_service_pb2.WatchFeedResponse]
     """Follows what changes anywhere, from a position on. Answers OUT_OF_RANGE when the position
     belongs to another incarnation or was pruned: then every tenant must be read again.
@@ -57,10 +69,22 @@ class ConfigServiceAsyncStub(ConfigServiceStub):
     """What an apply of the same stream would do; keeps nothing."""
     ApplyConfig: _aio.StreamUnaryMultiCallable[_config_service_pb2.ApplyConfigRequest, _config_service_pb2.ApplyConfigResponse]  # type: ignore[assignment]
     """Changes one tenant's wanted state in one transaction: all or nothing."""
+    DeleteObject: _aio.UnaryUnaryMultiCallable[_config_service_pb2.DeleteObjectRequest, _config_service_pb2.ApplyConfigResponse]  # type: ignore[assignment]
+    """Deletes one wanted object in the name of the source `rpc`, as an apply would: all or nothing."""
     GetSnapshot: _aio.UnaryStreamMultiCallable[_config_service_pb2.GetSnapshotRequest, _config_service_pb2.GetSnapshotResponse]  # type: ignore[assignment]
     """A tenant's wanted state at one moment, in parts; secrets only as fingerprints."""
     ListRevisions: _aio.UnaryUnaryMultiCallable[_config_service_pb2.ListRevisionsRequest, _config_service_pb2.ListRevisionsResponse]  # type: ignore[assignment]
     """A tenant's revisions, the newest first."""
+    ListPendingRevisions: _aio.UnaryUnaryMultiCallable[_config_service_pb2.ListPendingRevisionsRequest, _config_service_pb2.ListPendingRevisionsResponse]  # type: ignore[assignment]
+    """A tenant's changes that wait for approval, or once did, the newest first."""
+    GetPendingRevision: _aio.UnaryUnaryMultiCallable[_config_service_pb2.GetPendingRevisionRequest, _config_service_pb2.PendingRevision]  # type: ignore[assignment]
+    """One of them with its plan; secrets only as fingerprints."""
+    ApproveRevision: _aio.UnaryUnaryMultiCallable[_config_service_pb2.ApproveRevisionRequest, _config_service_pb2.PendingRevision]  # type: ignore[assignment]
+    """Approves a change of somebody else's; the last approval that is needed makes it, in its author's
+    name. ABORTED where it is no longer the change that was approved: then it is stale, and ends.
+    """
+    RejectRevision: _aio.UnaryUnaryMultiCallable[_config_service_pb2.RejectRevisionRequest, _config_service_pb2.PendingRevision]  # type: ignore[assignment]
+    """Ends a change that waits, one's own too: it and its secrets are gone."""
     WatchFeed: _aio.UnaryStreamMultiCallable[_config_service_pb2.WatchFeedRequest, _config_service_pb2.WatchFeedResponse]  # type: ignore[assignment]
     """Follows what changes anywhere, from a position on. Answers OUT_OF_RANGE when the position
     belongs to another incarnation or was pruned: then every tenant must be read again.
@@ -88,6 +112,14 @@ class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes one tenant's wanted state in one transaction: all or nothing."""
 
     @_abc_1.abstractmethod
+    def DeleteObject(
+        self,
+        request: _config_service_pb2.DeleteObjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_config_service_pb2.ApplyConfigResponse, _abc.Awaitable[_config_service_pb2.ApplyConfigResponse]]:
+        """Deletes one wanted object in the name of the source `rpc`, as an apply would: all or nothing."""
+
+    @_abc_1.abstractmethod
     def GetSnapshot(
         self,
         request: _config_service_pb2.GetSnapshotRequest,
@@ -102,6 +134,40 @@ class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_config_service_pb2.ListRevisionsResponse, _abc.Awaitable[_config_service_pb2.ListRevisionsResponse]]:
         """A tenant's revisions, the newest first."""
+
+    @_abc_1.abstractmethod
+    def ListPendingRevisions(
+        self,
+        request: _config_service_pb2.ListPendingRevisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_config_service_pb2.ListPendingRevisionsResponse, _abc.Awaitable[_config_service_pb2.ListPendingRevisionsResponse]]:
+        """A tenant's changes that wait for approval, or once did, the newest first."""
+
+    @_abc_1.abstractmethod
+    def GetPendingRevision(
+        self,
+        request: _config_service_pb2.GetPendingRevisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_config_service_pb2.PendingRevision, _abc.Awaitable[_config_service_pb2.PendingRevision]]:
+        """One of them with its plan; secrets only as fingerprints."""
+
+    @_abc_1.abstractmethod
+    def ApproveRevision(
+        self,
+        request: _config_service_pb2.ApproveRevisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_config_service_pb2.PendingRevision, _abc.Awaitable[_config_service_pb2.PendingRevision]]:
+        """Approves a change of somebody else's; the last approval that is needed makes it, in its author's
+        name. ABORTED where it is no longer the change that was approved: then it is stale, and ends.
+        """
+
+    @_abc_1.abstractmethod
+    def RejectRevision(
+        self,
+        request: _config_service_pb2.RejectRevisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_config_service_pb2.PendingRevision, _abc.Awaitable[_config_service_pb2.PendingRevision]]:
+        """Ends a change that waits, one's own too: it and its secrets are gone."""
 
     @_abc_1.abstractmethod
     def WatchFeed(

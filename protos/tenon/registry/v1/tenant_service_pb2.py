@@ -24,31 +24,62 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tenon.options.v1 import rule_pb2 as tenon_dot_options_dot_v1_dot_rule__pb2
+from tenon.registry.v1 import wanted_pb2 as tenon_dot_registry_dot_v1_dot_wanted__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tenon/registry/v1/tenant_service.proto\x12\x11tenon.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\" \n\x10GetTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x13ListTenantsResponse\x12*\n\x07tenants\x18\x01 \x03(\x0b\x32\x19.tenon.registry.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8f\x02\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x04 \x01(\x08\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12\x1a\n\x12projected_revision\x18\x06 \x01(\x03\x12\x35\n\x06labels\x18\x07 \x03(\x0b\x32%.tenon.registry.v1.Tenant.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xe2\x01\n\rTenantService\x12i\n\tGetTenant\x12#.tenon.registry.v1.GetTenantRequest\x1a\x19.tenon.registry.v1.Tenant\"\x1c\xca\xf3\x18\x18\n\x0ctenants.read\x10\x01\x1a\x04name8\x01\x12\x66\n\x0bListTenants\x12%.tenon.registry.v1.ListTenantsRequest\x1a&.tenon.registry.v1.ListTenantsResponse\"\x08\xca\xf3\x18\x04\x10\x01 \x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tenon/registry/v1/tenant_service.proto\x12\x11tenon.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\x1a\x1etenon/registry/v1/wanted.proto\" \n\x10GetTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x13ListTenantsResponse\x12*\n\x07tenants\x18\x01 \x03(\x0b\x32\x19.tenon.registry.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x13\x44\x65leteTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"\x8e\x01\n\x12ReportPurgeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12=\n\x04rows\x18\x02 \x03(\x0b\x32/.tenon.registry.v1.ReportPurgeRequest.RowsEntry\x1a+\n\tRowsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x15\n\x13ReportPurgeResponse\"#\n\x13GetTombstoneRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xe6\x03\n\tTombstone\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ntenant_uid\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x66orced\x18\x05 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x45\n\rexecutor_rows\x18\x07 \x03(\x0b\x32..tenon.registry.v1.Tombstone.ExecutorRowsEntry\x12/\n\x0breport_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x45\n\rregistry_rows\x18\t \x03(\x0b\x32..tenon.registry.v1.Tombstone.RegistryRowsEntry\x12.\n\npurge_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x33\n\x11\x45xecutorRowsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x33\n\x11RegistryRowsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x88\x04\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0f\n\x07\x65nabled\x18\x04 \x01(\x08\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12\x1a\n\x12projected_revision\x18\x06 \x01(\x03\x12\x35\n\x06labels\x18\x07 \x03(\x0b\x32%.tenon.registry.v1.Tenant.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x05state\x18\t \x01(\x0e\x32\x1f.tenon.registry.v1.Tenant.State\x12/\n\x06limits\x18\n \x01(\x0b\x32\x1f.tenon.registry.v1.TenantLimits\x12\x0c\n\x04\x65tag\x18\x0b \x01(\t\x12.\n\x08\x64\x65letion\x18\x0c \x01(\x0b\x32\x1c.tenon.registry.v1.Tombstone\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"X\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x12\n\x0eSTATE_DISABLED\x10\x02\x12\x12\n\x0eSTATE_DRAINING\x10\x03\x32\xca\x04\n\rTenantService\x12i\n\tGetTenant\x12#.tenon.registry.v1.GetTenantRequest\x1a\x19.tenon.registry.v1.Tenant\"\x1c\xca\xf3\x18\x18\n\x0ctenants.read\x10\x01\x1a\x04name8\x01\x12\x66\n\x0bListTenants\x12%.tenon.registry.v1.ListTenantsRequest\x1a&.tenon.registry.v1.ListTenantsResponse\"\x08\xca\xf3\x18\x04\x10\x01 \x01\x12q\n\x0c\x44\x65leteTenant\x12&.tenon.registry.v1.DeleteTenantRequest\x1a\x19.tenon.registry.v1.Tenant\"\x1e\xca\xf3\x18\x1a\n\x0etenants.delete\x10\x04\x1a\x04name8\x01\x12\x84\x01\n\x0bReportPurge\x12%.tenon.registry.v1.ReportPurgeRequest\x1a&.tenon.registry.v1.ReportPurgeResponse\"&\xca\xf3\x18\"\n\rpurges.report\x10\x01\x1a\x04name*\x07service8\x01\x12l\n\x0cGetTombstone\x12&.tenon.registry.v1.GetTombstoneRequest\x1a\x1c.tenon.registry.v1.Tombstone\"\x16\xca\xf3\x18\x12\n\x0etenants.delete\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tenon.registry.v1.tenant_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_REPORTPURGEREQUEST_ROWSENTRY']._loaded_options = None
+  _globals['_REPORTPURGEREQUEST_ROWSENTRY']._serialized_options = b'8\001'
+  _globals['_TOMBSTONE_EXECUTORROWSENTRY']._loaded_options = None
+  _globals['_TOMBSTONE_EXECUTORROWSENTRY']._serialized_options = b'8\001'
+  _globals['_TOMBSTONE_REGISTRYROWSENTRY']._loaded_options = None
+  _globals['_TOMBSTONE_REGISTRYROWSENTRY']._serialized_options = b'8\001'
   _globals['_TENANT_LABELSENTRY']._loaded_options = None
   _globals['_TENANT_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_TENANTSERVICE'].methods_by_name['GetTenant']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['GetTenant']._serialized_options = b'\312\363\030\030\n\014tenants.read\020\001\032\004name8\001'
   _globals['_TENANTSERVICE'].methods_by_name['ListTenants']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['ListTenants']._serialized_options = b'\312\363\030\004\020\001 \001'
-  _globals['_GETTENANTREQUEST']._serialized_start=123
-  _globals['_GETTENANTREQUEST']._serialized_end=155
-  _globals['_LISTTENANTSREQUEST']._serialized_start=157
-  _globals['_LISTTENANTSREQUEST']._serialized_end=216
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=218
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=308
-  _globals['_TENANT']._serialized_start=311
-  _globals['_TENANT']._serialized_end=582
-  _globals['_TENANT_LABELSENTRY']._serialized_start=537
-  _globals['_TENANT_LABELSENTRY']._serialized_end=582
-  _globals['_TENANTSERVICE']._serialized_start=585
-  _globals['_TENANTSERVICE']._serialized_end=811
+  _globals['_TENANTSERVICE'].methods_by_name['DeleteTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['DeleteTenant']._serialized_options = b'\312\363\030\032\n\016tenants.delete\020\004\032\004name8\001'
+  _globals['_TENANTSERVICE'].methods_by_name['ReportPurge']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['ReportPurge']._serialized_options = b'\312\363\030\"\n\rpurges.report\020\001\032\004name*\007service8\001'
+  _globals['_TENANTSERVICE'].methods_by_name['GetTombstone']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['GetTombstone']._serialized_options = b'\312\363\030\022\n\016tenants.delete\020\001'
+  _globals['_GETTENANTREQUEST']._serialized_start=155
+  _globals['_GETTENANTREQUEST']._serialized_end=187
+  _globals['_LISTTENANTSREQUEST']._serialized_start=189
+  _globals['_LISTTENANTSREQUEST']._serialized_end=248
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=250
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=340
+  _globals['_DELETETENANTREQUEST']._serialized_start=342
+  _globals['_DELETETENANTREQUEST']._serialized_end=426
+  _globals['_REPORTPURGEREQUEST']._serialized_start=429
+  _globals['_REPORTPURGEREQUEST']._serialized_end=571
+  _globals['_REPORTPURGEREQUEST_ROWSENTRY']._serialized_start=528
+  _globals['_REPORTPURGEREQUEST_ROWSENTRY']._serialized_end=571
+  _globals['_REPORTPURGERESPONSE']._serialized_start=573
+  _globals['_REPORTPURGERESPONSE']._serialized_end=594
+  _globals['_GETTOMBSTONEREQUEST']._serialized_start=596
+  _globals['_GETTOMBSTONEREQUEST']._serialized_end=631
+  _globals['_TOMBSTONE']._serialized_start=634
+  _globals['_TOMBSTONE']._serialized_end=1120
+  _globals['_TOMBSTONE_EXECUTORROWSENTRY']._serialized_start=1016
+  _globals['_TOMBSTONE_EXECUTORROWSENTRY']._serialized_end=1067
+  _globals['_TOMBSTONE_REGISTRYROWSENTRY']._serialized_start=1069
+  _globals['_TOMBSTONE_REGISTRYROWSENTRY']._serialized_end=1120
+  _globals['_TENANT']._serialized_start=1123
+  _globals['_TENANT']._serialized_end=1643
+  _globals['_TENANT_LABELSENTRY']._serialized_start=1508
+  _globals['_TENANT_LABELSENTRY']._serialized_end=1553
+  _globals['_TENANT_STATE']._serialized_start=1555
+  _globals['_TENANT_STATE']._serialized_end=1643
+  _globals['_TENANTSERVICE']._serialized_start=1646
+  _globals['_TENANTSERVICE']._serialized_end=2232
 # @@protoc_insertion_point(module_scope)

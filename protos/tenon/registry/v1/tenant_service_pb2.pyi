@@ -8,6 +8,8 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tenon.registry.v1 import wanted_pb2 as _wanted_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -96,10 +98,266 @@ class ListTenantsResponse(_message.Message):
 Global___ListTenantsResponse: _TypeAlias = ListTenantsResponse  # noqa: Y015
 
 @_typing.final
+class DeleteTenantRequest(_message.Message):
+    """Which tenant is to go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}`"""
+    force: _builtins.bool
+    """Also while it is enabled."""
+    request_id: _builtins.str
+    """A UUID; the same one answers the same for 24 h."""
+    etag: _builtins.str
+    """From the tenant that was looked at; another one answers ABORTED. Empty: not compared."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        force: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "force", b"force", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteTenantRequest: _TypeAlias = DeleteTenantRequest  # noqa: Y015
+
+@_typing.final
+class ReportPurgeRequest(_message.Message):
+    """What the executor has deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RowsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}` or `tenants/{uid}`."""
+    @_builtins.property
+    def rows(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many rows, by table."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        rows: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportPurgeRequest: _TypeAlias = ReportPurgeRequest  # noqa: Y015
+
+@_typing.final
+class ReportPurgeResponse(_message.Message):
+    """Nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportPurgeResponse: _TypeAlias = ReportPurgeResponse  # noqa: Y015
+
+@_typing.final
+class GetTombstoneRequest(_message.Message):
+    """Which tombstone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tombstones/{slug}` or `tombstones/{uid}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTombstoneRequest: _TypeAlias = GetTombstoneRequest  # noqa: Y015
+
+@_typing.final
+class Tombstone(_message.Message):
+    """What is known of a tenant that goes or has gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ExecutorRowsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class RegistryRowsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TENANT_UID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FORCED_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXECUTOR_ROWS_FIELD_NUMBER: _builtins.int
+    REPORT_TIME_FIELD_NUMBER: _builtins.int
+    REGISTRY_ROWS_FIELD_NUMBER: _builtins.int
+    PURGE_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tombstones/{slug}`"""
+    tenant_uid: _builtins.str
+    """The id it had inside."""
+    actor: _builtins.str
+    """Who let it go."""
+    reason: _builtins.str
+    """Why, in their words."""
+    forced: _builtins.bool
+    """Whether it was in use."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When that was."""
+
+    @_builtins.property
+    def executor_rows(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many rows the executor deleted, by table."""
+
+    @_builtins.property
+    def report_time(self) -> _timestamp_pb2.Timestamp:
+        """When it had none left; absent until then."""
+
+    @_builtins.property
+    def registry_rows(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many rows the registry has deleted, by table."""
+
+    @_builtins.property
+    def purge_time(self) -> _timestamp_pb2.Timestamp:
+        """When nothing but the proof was left; absent until then."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        tenant_uid: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        forced: _builtins.bool = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        executor_rows: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        report_time: _timestamp_pb2.Timestamp | None = ...,
+        registry_rows: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        purge_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "purge_time", b"purge_time", "report_time", b"report_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "create_time", b"create_time", "executor_rows", b"executor_rows", "forced", b"forced", "name", b"name", "purge_time", b"purge_time", "reason", b"reason", "registry_rows", b"registry_rows", "report_time", b"report_time", "tenant_uid", b"tenant_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tombstone: _TypeAlias = Tombstone  # noqa: Y015
+
+@_typing.final
 class Tenant(_message.Message):
     """The isolation boundary."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Tenant._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Tenant._State.ValueType  # 0
+        """Never sent."""
+        STATE_ACTIVE: Tenant._State.ValueType  # 1
+        """It works."""
+        STATE_DISABLED: Tenant._State.ValueType  # 2
+        """It is left alone but by its admins, and begins nothing."""
+        STATE_DRAINING: Tenant._State.ValueType  # 3
+        """It is being deleted; what is deleted is found no more."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """How it stands."""
+
+    STATE_UNSPECIFIED: Tenant.State.ValueType  # 0
+    """Never sent."""
+    STATE_ACTIVE: Tenant.State.ValueType  # 1
+    """It works."""
+    STATE_DISABLED: Tenant.State.ValueType  # 2
+    """It is left alone but by its admins, and begins nothing."""
+    STATE_DRAINING: Tenant.State.ValueType  # 3
+    """It is being deleted; what is deleted is found no more."""
 
     @_typing.final
     class LabelsEntry(_message.Message):
@@ -129,6 +387,10 @@ class Tenant(_message.Message):
     PROJECTED_REVISION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    DELETION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{slug}`"""
     uid: _builtins.str
@@ -141,6 +403,10 @@ class Tenant(_message.Message):
     """The revision of its wanted state."""
     projected_revision: _builtins.int
     """The last revision the executor reported as projected."""
+    state: Global___Tenant.State.ValueType
+    """How it stands."""
+    etag: _builtins.str
+    """Stands for its wanted state as it is now."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Short texts to select by."""
@@ -148,6 +414,14 @@ class Tenant(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
+
+    @_builtins.property
+    def limits(self) -> _wanted_pb2.TenantLimits:
+        """How much it may do."""
+
+    @_builtins.property
+    def deletion(self) -> Global___Tombstone:
+        """Absent unless it is being deleted."""
 
     def __init__(
         self,
@@ -160,10 +434,14 @@ class Tenant(_message.Message):
         projected_revision: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        state: Global___Tenant.State.ValueType = ...,
+        limits: _wanted_pb2.TenantLimits | None = ...,
+        etag: _builtins.str = ...,
+        deletion: Global___Tombstone | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deletion", b"deletion", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "enabled", b"enabled", "labels", b"labels", "name", b"name", "projected_revision", b"projected_revision", "revision", b"revision", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deletion", b"deletion", "display_name", b"display_name", "enabled", b"enabled", "etag", b"etag", "labels", b"labels", "limits", b"limits", "name", b"name", "projected_revision", b"projected_revision", "revision", b"revision", "state", b"state", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

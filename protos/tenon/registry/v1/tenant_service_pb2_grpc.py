@@ -45,6 +45,21 @@ class TenantServiceStub:
                 request_serializer=tenon_dot_registry_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.SerializeToString,
                 response_deserializer=tenon_dot_registry_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.FromString,
                 _registered_method=True)
+        self.DeleteTenant = channel.unary_unary(
+                '/tenon.registry.v1.TenantService/DeleteTenant',
+                request_serializer=tenon_dot_registry_dot_v1_dot_tenant__service__pb2.DeleteTenantRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_tenant__service__pb2.Tenant.FromString,
+                _registered_method=True)
+        self.ReportPurge = channel.unary_unary(
+                '/tenon.registry.v1.TenantService/ReportPurge',
+                request_serializer=tenon_dot_registry_dot_v1_dot_tenant__service__pb2.ReportPurgeRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_tenant__service__pb2.ReportPurgeResponse.FromString,
+                _registered_method=True)
+        self.GetTombstone = channel.unary_unary(
+                '/tenon.registry.v1.TenantService/GetTombstone',
+                request_serializer=tenon_dot_registry_dot_v1_dot_tenant__service__pb2.GetTombstoneRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_tenant__service__pb2.Tombstone.FromString,
+                _registered_method=True)
 
 
 class TenantServiceServicer:
@@ -65,6 +80,30 @@ class TenantServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteTenant(self, request, context):
+        """Lets a tenant go for good: from now on nothing of it changes or begins, and once what runs has
+        ended, both services delete all of it but the proof. It cannot be undone, and nobody gets the
+        slug again. A tenant that is enabled is refused (TENANT_IN_USE) unless forced; one that goes
+        already is answered as it stands.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportPurge(self, request, context):
+        """The executor says that it has nothing of a tenant any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTombstone(self, request, context):
+        """What is left of a tenant that goes or has gone: who let it go, why, and what was deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TenantServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +116,21 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.ListTenants,
                     request_deserializer=tenon_dot_registry_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.FromString,
                     response_serializer=tenon_dot_registry_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.SerializeToString,
+            ),
+            'DeleteTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTenant,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_tenant__service__pb2.DeleteTenantRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_tenant__service__pb2.Tenant.SerializeToString,
+            ),
+            'ReportPurge': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportPurge,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_tenant__service__pb2.ReportPurgeRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_tenant__service__pb2.ReportPurgeResponse.SerializeToString,
+            ),
+            'GetTombstone': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTombstone,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_tenant__service__pb2.GetTombstoneRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_tenant__service__pb2.Tombstone.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +188,87 @@ class TenantService:
             '/tenon.registry.v1.TenantService/ListTenants',
             tenon_dot_registry_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.SerializeToString,
             tenon_dot_registry_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.TenantService/DeleteTenant',
+            tenon_dot_registry_dot_v1_dot_tenant__service__pb2.DeleteTenantRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_tenant__service__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportPurge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.TenantService/ReportPurge',
+            tenon_dot_registry_dot_v1_dot_tenant__service__pb2.ReportPurgeRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_tenant__service__pb2.ReportPurgeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTombstone(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.TenantService/GetTombstone',
+            tenon_dot_registry_dot_v1_dot_tenant__service__pb2.GetTombstoneRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_tenant__service__pb2.Tombstone.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,16 @@ class TenantServiceStub:
     """One tenant."""
     ListTenants: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ListTenantsRequest, _tenant_service_pb2.ListTenantsResponse]
     """The tenants the caller may read, by slug."""
+    DeleteTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.DeleteTenantRequest, _tenant_service_pb2.Tenant]
+    """Lets a tenant go for good: from now on nothing of it changes or begins, and once what runs has
+    ended, both services delete all of it but the proof. It cannot be undone, and nobody gets the
+    slug again. A tenant that is enabled is refused (TENANT_IN_USE) unless forced; one that goes
+    already is answered as it stands.
+    """
+    ReportPurge: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ReportPurgeRequest, _tenant_service_pb2.ReportPurgeResponse]
+    """The executor says that it has nothing of a tenant any more."""
+    GetTombstone: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTombstoneRequest, _tenant_service_pb2.Tombstone]
+    """What is left of a tenant that goes or has gone: who let it go, why, and what was deleted."""
 
 @_typing.type_check_only
 class TenantServiceAsyncStub(TenantServiceStub):
@@ -47,6 +57,16 @@ class TenantServiceAsyncStub(TenantServiceStub):
     """One tenant."""
     ListTenants: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ListTenantsRequest, _tenant_service_pb2.ListTenantsResponse]  # type: ignore[assignment]
     """The tenants the caller may read, by slug."""
+    DeleteTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.DeleteTenantRequest, _tenant_service_pb2.Tenant]  # type: ignore[assignment]
+    """Lets a tenant go for good: from now on nothing of it changes or begins, and once what runs has
+    ended, both services delete all of it but the proof. It cannot be undone, and nobody gets the
+    slug again. A tenant that is enabled is refused (TENANT_IN_USE) unless forced; one that goes
+    already is answered as it stands.
+    """
+    ReportPurge: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ReportPurgeRequest, _tenant_service_pb2.ReportPurgeResponse]  # type: ignore[assignment]
+    """The executor says that it has nothing of a tenant any more."""
+    GetTombstone: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTombstoneRequest, _tenant_service_pb2.Tombstone]  # type: ignore[assignment]
+    """What is left of a tenant that goes or has gone: who let it go, why, and what was deleted."""
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     """Tenants, the isolation boundary. They are made by a Tenant document (ConfigService)."""
@@ -66,5 +86,33 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.ListTenantsResponse, _abc.Awaitable[_tenant_service_pb2.ListTenantsResponse]]:
         """The tenants the caller may read, by slug."""
+
+    @_abc_1.abstractmethod
+    def DeleteTenant(
+        self,
+        request: _tenant_service_pb2.DeleteTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.Tenant, _abc.Awaitable[_tenant_service_pb2.Tenant]]:
+        """Lets a tenant go for good: from now on nothing of it changes or begins, and once what runs has
+        ended, both services delete all of it but the proof. It cannot be undone, and nobody gets the
+        slug again. A tenant that is enabled is refused (TENANT_IN_USE) unless forced; one that goes
+        already is answered as it stands.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportPurge(
+        self,
+        request: _tenant_service_pb2.ReportPurgeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.ReportPurgeResponse, _abc.Awaitable[_tenant_service_pb2.ReportPurgeResponse]]:
+        """The executor says that it has nothing of a tenant any more."""
+
+    @_abc_1.abstractmethod
+    def GetTombstone(
+        self,
+        request: _tenant_service_pb2.GetTombstoneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.Tombstone, _abc.Awaitable[_tenant_service_pb2.Tombstone]]:
+        """What is left of a tenant that goes or has gone: who let it go, why, and what was deleted."""
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -35,7 +35,15 @@ class Resource(_message.Message):
     CONNECTOR_FIELD_NUMBER: _builtins.int
     WEBHOOK_ENDPOINT_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    ROLE_BINDING_FIELD_NUMBER: _builtins.int
+    REVIEW_POLICY_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    ABSENT_FIELD_NUMBER: _builtins.int
+    absent: _builtins.bool
+    """It is not wanted any more: it is deleted where it is, and its spec says only of which kind it is.
+    No YAML says this.
+    """
     @_builtins.property
     def metadata(self) -> Global___Metadata:
         """Names and notes."""
@@ -65,6 +73,18 @@ class Resource(_message.Message):
         """kind: Subscription"""
 
     @_builtins.property
+    def role(self) -> Global___RoleSpec:
+        """kind: Role"""
+
+    @_builtins.property
+    def role_binding(self) -> Global___RoleBindingSpec:
+        """kind: RoleBinding"""
+
+    @_builtins.property
+    def review_policy(self) -> Global___ReviewPolicySpec:
+        """kind: ReviewPolicy"""
+
+    @_builtins.property
     def origin(self) -> Global___Origin:
         """Where the document stood; kept in the audit log."""
 
@@ -78,13 +98,17 @@ class Resource(_message.Message):
         connector: Global___ConnectorSpec | None = ...,
         webhook_endpoint: Global___WebhookEndpointSpec | None = ...,
         subscription: Global___SubscriptionSpec | None = ...,
+        role: Global___RoleSpec | None = ...,
+        role_binding: Global___RoleBindingSpec | None = ...,
+        review_policy: Global___ReviewPolicySpec | None = ...,
         origin: Global___Origin | None = ...,
+        absent: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["connector", b"connector", "credential", b"credential", "integration", b"integration", "metadata", b"metadata", "origin", b"origin", "spec", b"spec", "subscription", b"subscription", "tenant", b"tenant", "webhook_endpoint", b"webhook_endpoint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connector", b"connector", "credential", b"credential", "integration", b"integration", "metadata", b"metadata", "origin", b"origin", "review_policy", b"review_policy", "role", b"role", "role_binding", b"role_binding", "spec", b"spec", "subscription", b"subscription", "tenant", b"tenant", "webhook_endpoint", b"webhook_endpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connector", b"connector", "credential", b"credential", "integration", b"integration", "metadata", b"metadata", "origin", b"origin", "spec", b"spec", "subscription", b"subscription", "tenant", b"tenant", "webhook_endpoint", b"webhook_endpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "connector", b"connector", "credential", b"credential", "integration", b"integration", "metadata", b"metadata", "origin", b"origin", "review_policy", b"review_policy", "role", b"role", "role_binding", b"role_binding", "spec", b"spec", "subscription", b"subscription", "tenant", b"tenant", "webhook_endpoint", b"webhook_endpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["tenant", "integration", "credential", "connector", "webhook_endpoint", "subscription"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["tenant", "integration", "credential", "connector", "webhook_endpoint", "subscription", "role", "role_binding", "review_policy"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
@@ -927,3 +951,161 @@ class SubscriptionSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__is_active) -> _WhichOneofReturnType__is_active | None: ...
 
 Global___SubscriptionSpec: _TypeAlias = SubscriptionSpec  # noqa: Y015
+
+@_typing.final
+class ReviewPolicySpec(_message.Message):
+    """Which changes need the approval of others before they take effect. Of several that match one change
+    the strictest of each field counts. A change of a ReviewPolicy, a Role or a RoleBinding falls under
+    every active policy, whatever its kinds.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_RISK_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    EXPIRES_FIELD_NUMBER: _builtins.int
+    ALLOW_SELF_APPROVAL_FIELD_NUMBER: _builtins.int
+    IS_ACTIVE_FIELD_NUMBER: _builtins.int
+    min_risk: _builtins.str
+    """The least risk of a change that falls under it."""
+    approvals: _builtins.int
+    """How many must approve."""
+    allow_self_approval: _builtins.bool
+    """Whether the author's own approval counts."""
+    is_active: _builtins.bool
+    """Inactive asks for nothing."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The kinds of object it is about."""
+
+    @_builtins.property
+    def expires(self) -> _duration_pb2.Duration:
+        """How long a change waits for approval."""
+
+    def __init__(
+        self,
+        *,
+        min_risk: _builtins.str = ...,
+        kinds: _abc.Iterable[_builtins.str] | None = ...,
+        approvals: _builtins.int | None = ...,
+        expires: _duration_pb2.Duration | None = ...,
+        allow_self_approval: _builtins.bool | None = ...,
+        is_active: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_self_approval", b"_allow_self_approval", "_approvals", b"_approvals", "_is_active", b"_is_active", "allow_self_approval", b"allow_self_approval", "approvals", b"approvals", "expires", b"expires", "is_active", b"is_active"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_self_approval", b"_allow_self_approval", "_approvals", b"_approvals", "_is_active", b"_is_active", "allow_self_approval", b"allow_self_approval", "approvals", b"approvals", "expires", b"expires", "is_active", b"is_active", "kinds", b"kinds", "min_risk", b"min_risk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__allow_self_approval: _TypeAlias = _typing.Literal["allow_self_approval"]  # noqa: Y015
+    _WhichOneofArgType__allow_self_approval: _TypeAlias = _typing.Literal["_allow_self_approval", b"_allow_self_approval"]  # noqa: Y015
+    _WhichOneofReturnType__approvals: _TypeAlias = _typing.Literal["approvals"]  # noqa: Y015
+    _WhichOneofArgType__approvals: _TypeAlias = _typing.Literal["_approvals", b"_approvals"]  # noqa: Y015
+    _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
+    _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allow_self_approval) -> _WhichOneofReturnType__allow_self_approval | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__approvals) -> _WhichOneofReturnType__approvals | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_active) -> _WhichOneofReturnType__is_active | None: ...
+
+Global___ReviewPolicySpec: _TypeAlias = ReviewPolicySpec  # noqa: Y015
+
+@_typing.final
+class RoleSpec(_message.Message):
+    """A role of the tenant's own: what its bindings allow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    description: _builtins.str
+    """What it is for."""
+    @_builtins.property
+    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it allows; nothing that ADMIN does not."""
+
+    def __init__(
+        self,
+        *,
+        description: _builtins.str = ...,
+        permissions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "permissions", b"permissions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoleSpec: _TypeAlias = RoleSpec  # noqa: Y015
+
+@_typing.final
+class RoleBindingSpec(_message.Message):
+    """Gives a role in the tenant to one identity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """What it gives."""
+    @_builtins.property
+    def subject(self) -> Global___Subject:
+        """Whom it is given to."""
+
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The kinds of object it lets be changed; none is every kind."""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The sources in whose name it lets be applied; none is every source, for a source itself alone."""
+
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        subject: Global___Subject | None = ...,
+        kinds: _abc.Iterable[_builtins.str] | None = ...,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "role", b"role", "sources", b"sources", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoleBindingSpec: _TypeAlias = RoleBindingSpec  # noqa: Y015
+
+@_typing.final
+class Subject(_message.Message):
+    """An identity, whether or not it has ever called."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """What it is."""
+    issuer: _builtins.str
+    """Who vouches for it: a token's issuer, or nobody but Tenon."""
+    name: _builtins.str
+    """The issuer's name for it."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        issuer: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "kind", b"kind", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Subject: _TypeAlias = Subject  # noqa: Y015

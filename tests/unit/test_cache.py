@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from services.chassis.errors import NotFound, Unavailable
-from services.executor.cache import Cache, Keeping
+from services.chassis.cache import Cache, Keeping
+from services.chassis.errors import NotFound, ResourceExhausted, Unavailable
 
 KEEPING = Keeping(fresh_s=30, stale_s=300, refused_s=1, size=3)
 
@@ -24,6 +24,11 @@ class Other:
 
     async def get(self, key: str = "k") -> str:
         return await self.cache.get(key, self._load)
+
+    async def has_asked(self, times: int) -> None:
+        async with asyncio.timeout(5):
+            while self.asked < times:
+                await asyncio.sleep(0)
 
     async def _load(self) -> tuple[str, float]:
         self.asked += 1
@@ -109,3 +114,56 @@ async def test_only_so_many_are_kept() -> None:
     assert other.asked == 4
     await other.get("a")
     assert other.asked == 5
+
+
+async def test_who_asks_after_a_drop_does_not_join_a_question_from_before_it() -> None:
+    other = Other()
+    other.gate.clear()
+    before = asyncio.ensure_future(other.get())
+    await other.has_asked(1)
+    other.cache.drop(lambda _key, _value: True)
+    after = asyncio.ensure_future(other.get())
+    await other.has_asked(2)
+    other.gate.set()
+    await asyncio.gather(before, after)
+    # The later question's answer is kept, whichever came first.
+    assert other.cache.known("k") == "first"
+
+
+async def test_an_answer_that_comes_late_does_not_outlive_the_drop() -> None:
+    other = Other()
+    other.gate.clear()
+    asking = asyncio.ensure_future(other.get())
+    await other.has_asked(1)
+    other.cache.drop(lambda _key, _value: True)
+    other.gate.set()
+    assert await asking == "first"
+    other.answer = "second"
+    assert await other.get() == "second"
+    assert other.asked == 2
+
+
+async def test_a_refusal_from_before_a_drop_is_not_kept_either() -> None:
+    other = Other()
+    other.answer = NotFound("no")
+    with pytest.raises(NotFound):
+        await other.get()
+    other.cache.drop(lambda _key, _value: False)
+    other.answer = "there"
+    assert await other.get() == "there"
+
+
+async def test_a_drop_takes_only_what_it_concerns() -> None:
+    other = Other()
+    await other.get("a")
+    await other.get("b")
+    other.cache.drop(lambda key, _value: key == "a")
+    assert other.cache.known("a") is None
+    assert other.cache.known("b") == "first"
+
+
+async def test_who_is_too_busy_to_say_says_nothing() -> None:
+    other = Other()
+    await other.get()
+    other.answer, other.now = ResourceExhausted("later"), other.now + 31
+    assert await other.get() == "first"

@@ -1,11 +1,11 @@
-"""What another service told us, kept for a while, and a little longer while it cannot be asked."""
+"""What somebody else told us, kept for a while, and a little longer while they cannot be asked."""
 
 import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from services.chassis import errors
 
@@ -16,12 +16,16 @@ Clock = Callable[[], float]
 Load = Callable[[], Awaitable[tuple[V, float]]]
 
 
+UNSAID: Final = (errors.Unavailable, errors.ResourceExhausted)
+"""Errors of asking, not of what was asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Keeping:
     """For how long a cache keeps an answer, in seconds, and how many it keeps.
 
-    Up to `fresh_s` an answer is used without asking; up to `stale_s` only while asking raises
-    Unavailable. Any other error is the answer, and used for `refused_s`.
+    Up to `fresh_s` an answer is used without asking; up to `stale_s` only while asking raises an
+    error that says nothing of it (UNSAID). Any other error is the answer, and used for `refused_s`.
     """
 
     fresh_s: float
@@ -53,6 +57,7 @@ class Cache(Generic[K, V]):
         self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
         self._refusals: OrderedDict[K, _Refusal] = OrderedDict()
         self._asking: dict[K, asyncio.Task[V]] = {}
+        self._drops = 0
 
     async def get(self, key: K, load: Load[V]) -> V:
         """The answer for a key, asked with `load` where it is not known.
@@ -69,6 +74,30 @@ class Cache(Generic[K, V]):
             return entry.value
         return await asyncio.shield(asking)
 
+    def known(self, key: K) -> V | None:
+        """The fresh answer for a key, if there is one: it is not asked for."""
+        entry = self._entries.get(key)
+        if entry is None or self._clock() - entry.at >= min(self._keeping.fresh_s, entry.keep_s):
+            return None
+        return entry.value
+
+    def held(self, key: K) -> bool:
+        """Whether there is an answer for a key, fresh or not."""
+        return key in self._entries
+
+    def drop(self, concerns: Callable[[K, V], bool]) -> None:
+        """Forget the answers that are concerned, and every refusal.
+
+        What is being asked now was asked before the drop: whoever waits for it gets the answer,
+        but it is not kept, and nobody else joins them.
+        """
+        self._drops += 1
+        self._asking.clear()
+        self._refusals.clear()
+        gone = [key for key, entry in self._entries.items() if concerns(key, entry.value)]
+        for key in gone:
+            del self._entries[key]
+
     def _raise_refused(self, key: K, now: float) -> None:
         refusal = self._refusals.get(key)
         if refusal is not None and now - refusal.at < self._keeping.refused_s:
@@ -80,10 +109,10 @@ class Cache(Generic[K, V]):
         return task
 
     async def _answer(self, key: K, load: Load[V]) -> V:
-        asked_at = self._clock()
+        asked_at, drops = self._clock(), self._drops
         try:
             value, keep_s = await load()
-        except errors.Unavailable:
+        except UNSAID:
             entry = self._entries.get(key)
             if entry is None or not self._usable(entry):
                 raise
@@ -91,11 +120,14 @@ class Cache(Generic[K, V]):
             return entry.value
         except errors.TenonError as error:
             self._entries.pop(key, None)
-            self._remember(self._refusals, key, _Refusal(error, asked_at))
+            if drops == self._drops:
+                self._remember(self._refusals, key, _Refusal(error, asked_at))
             raise
         finally:
-            self._asking.pop(key, None)
-        self._remember(self._entries, key, _Entry(value, asked_at, keep_s))
+            if self._asking.get(key) is asyncio.current_task():
+                del self._asking[key]
+        if drops == self._drops:
+            self._remember(self._entries, key, _Entry(value, asked_at, keep_s))
         return value
 
     def _usable(self, entry: _Entry[V]) -> bool:

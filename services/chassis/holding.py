@@ -1,0 +1,64 @@
+"""A stream goes on only as long as its caller may have it."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Final, TypeVar, cast
+
+from services.chassis.errors import TenonError
+
+T = TypeVar("T")
+Check = Callable[[], Awaitable[None]]
+
+CHECK_S: Final = 0.5
+"""How often a stream's caller is looked at again; what is remembered of them answers."""
+
+
+async def while_allowed(
+    answers: AsyncIterator[T], check: Check, every_s: float = CHECK_S
+) -> AsyncGenerator[T, None]:
+    """The answers, until `check` raises; then the stream raises the same."""
+    watch = _Watch(check, every_s)
+    watching = asyncio.create_task(watch.run())
+    try:
+        while True:
+            try:
+                answer = await watch.next(answers)
+            except StopAsyncIteration:
+                return
+            yield answer
+    finally:
+        watching.cancel()
+
+
+class _Watch:
+    """Interrupts a stream where it waits for its next answer: only there it can be told why."""
+
+    def __init__(self, check: Check, every_s: float) -> None:
+        self._check = check
+        self._every_s = every_s
+        self._stream = cast("asyncio.Task[object]", asyncio.current_task())
+        self._waiting = False
+        self._refused: TenonError | None = None
+
+    async def run(self) -> None:
+        while self._refused is None:
+            await asyncio.sleep(self._every_s)
+            try:
+                await self._check()
+            except TenonError as error:
+                self._refused = error
+        if self._waiting:
+            self._stream.cancel()
+
+    async def next(self, answers: AsyncIterator[T]) -> T:
+        if self._refused is not None:
+            raise self._refused
+        self._waiting = True
+        try:
+            return await anext(answers)
+        except asyncio.CancelledError:
+            if self._refused is None or self._stream.uncancel() > 0:
+                raise
+            raise self._refused from None
+        finally:
+            self._waiting = False

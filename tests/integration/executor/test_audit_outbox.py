@@ -1,0 +1,105 @@
+"""What people do in the executor is written down with it, and told to the registry once."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from google.protobuf.json_format import ParseDict
+from tenon.registry.v1 import audit_service_pb2 as pb2
+
+from services.chassis.errors import NotFound, Unavailable
+from services.executor.audit import Doer
+from services.executor.audit_shipping import Shipping
+from services.executor.store.audit_outbox import Told
+from services.executor.switchboard import Switchboard
+from services.providers.catalog import Catalog
+from tests.integration.executor.lane_bench import LaneBench
+
+Admin = psycopg.AsyncConnection[Any]
+DOER = Doer(uuid4(), "user", "Ada", "ADMIN", "192.0.2.1", "tests", "key k1", "a test", "/m", "r1")
+
+
+@pytest.fixture
+def bench(bench: LaneBench, tenant_ids: tuple[UUID, UUID]) -> LaneBench:
+    bench.tenant_id = tenant_ids[0]
+    return bench
+
+
+@pytest.fixture
+def switchboard(bench: LaneBench) -> Switchboard:
+    return Switchboard(bench.database, Catalog.load(), [bench.KIND])
+
+
+class Notes:
+    """A registry that takes, or does not."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[UUID | None, pb2.RecordedEvent]] = []
+        self.away = False
+
+    async def record(self, tenant_id: UUID | None, told: Sequence[Told]) -> None:
+        if self.away:
+            raise Unavailable("away")
+        self.taken += [(tenant_id, ParseDict(one.event, pb2.RecordedEvent())) for one in told]
+
+
+async def outbox(admin: Admin) -> int:
+    counted = await admin.execute(
+        "SELECT (SELECT count(*) FROM executor.audit_outbox)"
+        " + (SELECT count(*) FROM executor.platform_audit_outbox)"
+    )
+    row = await counted.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def test_each_deed_is_told_with_who_did_it(
+    bench: LaneBench, switchboard: Switchboard, admin: Admin
+) -> None:
+    lane = bench.lane_id
+    await bench.enqueue(bench.item())
+    await switchboard.pause(bench.tenant_id, lane, "too loud", DOER)
+    await switchboard.resume(bench.tenant_id, lane, DOER)
+    await switchboard.switch_off("github", "broken", DOER)
+    await switchboard.switch_off("github", "again", DOER)  # it is off: nothing was done
+    await switchboard.switch_on("github", DOER)
+    await switchboard.switch_on("github", DOER)
+    assert await outbox(admin) == 4
+    notes = Notes()
+    assert await Shipping(bench.database, notes).ship() == 4
+    assert [(tenant, one.kind, one.action, one.object) for tenant, one in notes.taken] == [
+        (bench.tenant_id, "Lane", "pause", str(lane)),
+        (bench.tenant_id, "Lane", "resume", str(lane)),
+        (None, "ProviderSwitch", "switch_off", "github"),
+        (None, "ProviderSwitch", "switch_on", "github"),
+    ]
+    first = notes.taken[0][1]
+    assert [(f.path, f.after) for f in first.fields] == [("pause_reason", '"too loud"')]
+    actor = first.actor
+    assert (actor.display_name, actor.address, actor.session, actor.reason, actor.method) == (
+        "Ada", "192.0.2.1", "key k1", "a test", "/m",
+    )  # fmt: skip
+    assert first.request_id == "r1" and actor.uid == str(DOER.uid)
+    assert await outbox(admin) == 0
+
+
+async def test_what_was_not_done_is_not_told(
+    bench: LaneBench, switchboard: Switchboard, admin: Admin
+) -> None:
+    with pytest.raises(NotFound):
+        await switchboard.pause(bench.tenant_id, uuid4(), "why", DOER)
+    assert await outbox(admin) == 0
+
+
+async def test_what_the_registry_does_not_take_waits(
+    bench: LaneBench, switchboard: Switchboard, admin: Admin
+) -> None:
+    notes = Notes()
+    notes.away = True
+    await switchboard.switch_off("github", "broken", DOER)
+    shipping = Shipping(bench.database, notes)
+    assert await shipping.ship() == 0 and await outbox(admin) == 1
+    notes.away = False
+    assert await shipping.ship() == 1 and await outbox(admin) == 0

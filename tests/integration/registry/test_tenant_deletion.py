@@ -1,0 +1,234 @@
+"""A tenant that is deleted: refused while in use, then draining, purged, and its proof kept."""
+
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from google.protobuf.json_format import MessageToDict
+from tenon.registry.v1 import config_service_pb2, integration_service_pb2
+from tenon.registry.v1 import tenant_service_pb2 as pb2
+
+from services.chassis import errors
+from services.chassis.invalidation import EVERYTHING
+from services.registry.main import open_log
+from services.registry.purge import Purge
+from services.registry.store import tombstones
+from services.registry.store.purge import KEPT, ROWS
+from tests.integration.registry.callers import Caller, Registry, refused
+from tests.integration.registry.conftest import Calls
+from tests.integration.registry.documents import acme, tenant
+
+Rows = psycopg.AsyncConnection[tuple[Any, ...]]
+NAME = "tenants/acme"
+
+
+@pytest.fixture
+async def executor(calling: Calls) -> Caller:
+    """The executor's own key."""
+    return await calling("EXECUTOR", kind="service")
+
+
+@pytest.fixture
+def purge(registry: Registry) -> Purge:
+    """The leader's loop, driven by hand."""
+    return Purge(registry.database, open_log(registry.vault))
+
+
+@pytest.fixture(autouse=True)
+async def _applied(owner: Caller) -> None:
+    for slug in ("acme", "globex"):
+        await owner.apply(slug, acme(slug), request_id=str(uuid4()))
+
+
+async def delete(owner: Caller, **request: Any) -> pb2.Tenant:
+    return await owner.tenants.DeleteTenant(
+        pb2.DeleteTenantRequest(**{"name": NAME, "request_id": str(uuid4()), **request}), timeout=9
+    )
+
+
+async def get(caller: Caller) -> pb2.Tenant:
+    return await caller.tenants.GetTenant(pb2.GetTenantRequest(name=NAME), timeout=9)
+
+
+async def everything(rows: Rows, tenant_id: object) -> dict[str, list[str]]:
+    """All rows of a tenant, by table."""
+    found = {}
+    for table in (*ROWS.tables, *KEPT):
+        query = f"SELECT t::text FROM registry.{table} t WHERE tenant_id = %s ORDER BY 1"
+        cursor = await rows.execute(query.encode(), [tenant_id])
+        found[table] = [str(text) for (text,) in await cursor.fetchall()]
+    return found
+
+
+async def test_an_enabled_tenant_is_refused_with_what_is_in_use(
+    owner: Caller, registry: Registry, rows: Rows
+) -> None:
+    before = await everything(rows, await registry.tenant_id("acme"))
+    with refused(errors.FailedPrecondition, "TENANT_IN_USE") as held:
+        await delete(owner)
+    assert "is enabled, with 1 active connectors" in held[0].message
+    assert await everything(rows, await registry.tenant_id("acme")) == before
+
+
+async def test_another_etag_is_refused(owner: Caller) -> None:
+    found = await get(owner)
+    await owner.apply("acme", [tenant("acme", display_name="Other")])
+    with refused(errors.Aborted, "ETAG_MISMATCH"):
+        await delete(owner, force=True, etag=found.etag)
+    assert (await get(owner)).state == pb2.Tenant.STATE_ACTIVE
+
+
+async def test_only_who_may_delete_tenants_does(calling: Calls) -> None:
+    admin = await calling("ADMIN", "acme")
+    with refused(errors.PermissionDenied):
+        await delete(admin, force=True)
+
+
+async def test_a_disabled_tenant_drains_and_nothing_of_it_changes(
+    owner: Caller, calling: Calls, registry: Registry, rows: Rows
+) -> None:
+    await owner.apply("acme", [tenant("acme", enabled=False)])
+    answer = await delete(owner)
+    assert answer.state == pb2.Tenant.STATE_DRAINING
+    assert not answer.enabled
+    assert (answer.deletion.reason, answer.deletion.forced) == ("a test", False)
+    assert not answer.deletion.HasField("report_time")
+
+    with refused(errors.FailedPrecondition, "TENANT_DRAINING"):
+        await owner.apply("acme", [tenant("acme", enabled=True)])
+    admin = await calling("ADMIN", "acme")
+    assert (await get(admin)).state == pb2.Tenant.STATE_DRAINING
+    with refused(errors.FailedPrecondition, "TENANT_DISABLED"):
+        await admin.integrations.ListIntegrations(
+            integration_service_pb2.ListIntegrationsRequest(parent=NAME)
+        )
+    logged = await rows.execute(
+        "SELECT action, risk FROM registry.audit_events WHERE tenant_id = %s AND kind = 'Tenant'"
+        " ORDER BY id DESC LIMIT 1",
+        [await registry.tenant_id("acme")],
+    )
+    assert await logged.fetchone() == ("delete", 4)
+
+
+async def test_a_repeated_deletion_answers_and_does_nothing(
+    owner: Caller, registry: Registry, rows: Rows
+) -> None:
+    request_id = str(uuid4())
+    first = await delete(owner, force=True, request_id=request_id)
+    before = await everything(rows, await registry.tenant_id("acme"))
+    assert await delete(owner, force=True, request_id=request_id) == first
+    assert await delete(owner) == first
+    assert await everything(rows, await registry.tenant_id("acme")) == before
+
+
+async def test_the_feed_and_the_snapshot_tell_the_executor(
+    owner: Caller, executor: Caller, registry: Registry
+) -> None:
+    await delete(owner, force=True)
+    tenant_id = str(await registry.tenant_id("acme"))
+    feed = executor.config.WatchFeed(config_service_pb2.WatchFeedRequest())
+    kinds: list[str] = []
+    while "tenant" not in kinds:
+        entry = (await anext(aiter(feed))).entry
+        kinds += [entry.kind] if entry.tenant_uid == tenant_id else []
+    feed.cancel()
+    assert kinds == ["revision", "tenant"]
+    request = config_service_pb2.GetSnapshotRequest(name=f"tenants/{tenant_id}")
+    head = (await anext(aiter(executor.config.GetSnapshot(request)))).head
+    assert (head.draining, head.enabled) == (True, False)
+
+
+async def test_nothing_is_purged_before_the_executor_has_reported(
+    owner: Caller, executor: Caller, registry: Registry
+) -> None:
+    await delete(owner, force=True)
+    assert await tombstones.due(registry.database) == []
+    mine = await registry.tenant_id("acme")
+    await executor.tenants.ReportPurge(pb2.ReportPurgeRequest(name=f"tenants/{mine}"))
+    assert await tombstones.due(registry.database) == [mine]
+
+
+async def test_a_purged_tenant_leaves_its_slug_and_the_proof(
+    owner: Caller, executor: Caller, calling: Calls, registry: Registry, purge: Purge, rows: Rows
+) -> None:
+    await registry.key("ADMIN", "acme")
+    mine, other = await registry.tenant_id("acme"), await registry.tenant_id("globex")
+    await executor.config.ReportProjection(
+        config_service_pb2.ReportProjectionRequest(name=f"tenants/{mine}", revision=1)
+    )
+    others, before = await everything(rows, other), await everything(rows, mine)
+    await delete(owner, force=True)
+    for count in (7, 0):
+        report = pb2.ReportPurgeRequest(name=f"tenants/{mine}", rows={"events": count})
+        await executor.tenants.ReportPurge(report)
+    await purge.purge(mine)
+    await purge.purge(mine)
+
+    after = await everything(rows, mine)
+    left = {table: rows for table, rows in after.items() if rows and table not in KEPT}
+    # That it was purged is itself told at once, to whoever follows the feed.
+    assert list(left) == ["feed"]
+    assert [",notice," in row for row in left["feed"]] == [True]
+    assert after["config_revisions"] == before["config_revisions"]
+    assert set(before["audit_events"]) < set(after["audit_events"])
+    assert len(after["audit_events"]) == len(before["audit_events"]) + 2
+    assert await everything(rows, other) == others
+
+    stone = await owner.tenants.GetTombstone(pb2.GetTombstoneRequest(name="tombstones/acme"))
+    assert (dict(stone.executor_rows), stone.forced, stone.reason) == (
+        {"events": 7},
+        True,
+        "a test",
+    )
+    gone = MessageToDict(stone)["registryRows"]
+    assert gone["data_keys"] == gone["connectors"] == "1"
+    assert {table for table in gone if before[table]} == {
+        table for table in ROWS.tables if before[table]
+    }
+    cursor = await rows.execute(
+        "SELECT state, display_name, labels, limits FROM registry.tenants WHERE tenant_id = %s",
+        [mine],
+    )
+    assert await cursor.fetchone() == ("purged", "", {}, {})
+    forget_found(registry)
+    with refused(errors.NotFound):
+        await get(owner)
+    listed = await owner.tenants.ListTenants(pb2.ListTenantsRequest())
+    assert [one.name for one in listed.tenants] == ["tenants/globex"]
+
+
+def forget_found(registry: Registry) -> None:
+    """Let the registry forget what it found a moment ago, as its invalidations do."""
+    registry.tenants.forget(EVERYTHING)
+
+
+async def test_a_slug_is_never_used_again(
+    owner: Caller, executor: Caller, registry: Registry, purge: Purge
+) -> None:
+    mine = await registry.tenant_id("acme")
+    await delete(owner, force=True)
+    await executor.tenants.ReportPurge(pb2.ReportPurgeRequest(name=f"tenants/{mine}"))
+    await purge.purge(mine)
+    forget_found(registry)
+    with refused(errors.AlreadyExists) as held:
+        await owner.apply("acme", acme("acme"))
+    assert "a slug is never used again" in held[0].message
+    with refused(errors.AlreadyExists):
+        await owner.plan("acme", acme("acme"))
+
+
+async def test_the_disabled_are_not_read_until_they_are_enabled(
+    owner: Caller, calling: Calls
+) -> None:
+    listing = integration_service_pb2.ListIntegrationsRequest(parent=NAME)
+    viewer = await calling("VIEWER", "acme")
+    assert (await viewer.integrations.ListIntegrations(listing)).integrations
+    await owner.apply("acme", [tenant("acme", enabled=False)])
+    late = await calling("VIEWER", "acme")
+    with refused(errors.FailedPrecondition, "TENANT_DISABLED"):
+        await late.integrations.ListIntegrations(listing)
+    assert (await get(late)).state == pb2.Tenant.STATE_DISABLED
+    await owner.apply("acme", [tenant("acme", enabled=True)])
+    woken = await calling("VIEWER", "acme")
+    assert (await woken.integrations.ListIntegrations(listing)).integrations
