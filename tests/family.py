@@ -47,6 +47,13 @@ LEASE_S: Final = 2.0
 GLANCE_S: Final = 0.02
 
 
+NOTED: Final = {
+    *("api_keys", "api_key_usage", "tenant_switches"),
+    *("audit_anchors", "platform_audit_anchors"),
+}
+"""Tables of the registry in which it notes what no call has asked for."""
+
+
 def until(holds: Callable[[], Any], within_s: float = 30.0, what: str = "the condition") -> Any:
     """What `holds` gives once that is true; fails when it does not come."""
     deadline = time.monotonic() + within_s
@@ -262,6 +269,11 @@ class Family:
                 [schema],
             ).fetchall()
             return {name: _texts(connection, schema, name) for (name,) in tables}
+
+    def changed_by_calls(self) -> dict[str, list[str]]:
+        """The registry's rows, but for what it notes by itself: who called, and anchors."""
+        found = self.state_of("registry")
+        return {table: rows for table, rows in found.items() if table not in NOTED}
 
     def _settings(self, service: str) -> dict[str, str]:
         if service == "sandbox":

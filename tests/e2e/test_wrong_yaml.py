@@ -92,7 +92,7 @@ def test_wrong_yaml_is_told_with_its_place_and_changes_nothing(
 ) -> None:
     for name, text in {**CASES[case].files, "tenant.yaml": GOOD}.items():
         (tmp_path / name).write_text(text)
-    before = family.state_of("registry")
+    before = family.changed_by_calls()
     done = family.tenon(command, tmp_path)
     said = done.stdout + done.stderr
     assert done.returncode == 1, said
@@ -100,7 +100,7 @@ def test_wrong_yaml_is_told_with_its_place_and_changes_nothing(
     assert len(said) < 20_000
     assert CANARY not in said
     assert "Traceback" not in said
-    assert family.state_of("registry") == before
+    assert family.changed_by_calls() == before
 
 
 def test_all_faults_are_told_at_once(family: Family, tmp_path: Path) -> None:

@@ -55,9 +55,8 @@ class Bench:
         return list(batch.resources)
 
     def rows(self) -> Rows:
-        """All rows but anchors: a leader makes those at each start."""
-        found = self.family.state_of("registry")
-        return {table: of for table, of in found.items() if not table.endswith("audit_anchors")}
+        """All rows that calls have changed."""
+        return self.family.changed_by_calls()
 
 
 def make(resources: Resources) -> Resources:
