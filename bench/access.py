@@ -31,8 +31,8 @@ from services.chassis.secret import Secret
 from services.chassis.server import Listen, Service, serving
 from services.chassis.usage import Counter
 from services.deployment import DATABASE, Deployment, create_database
-from services.registry import keys
-from services.registry.access import AccessControl
+from services.registry.access import key_text as keys
+from services.registry.access.control import AccessControl
 from services.registry.store.tenants import Tenants
 
 FEW: Final = 10

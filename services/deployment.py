@@ -30,8 +30,8 @@ from services.chassis.errors import FailedPrecondition
 from services.chassis.secret import Secret
 from services.chassis.settings import load
 from services.registry import main as registry
-from services.registry.bootstrap import Bootstrap, Identity
-from services.registry.keys import key_id_of
+from services.registry.access.bootstrap import Bootstrap, Identity
+from services.registry.access.key_text import key_id_of
 from services.registry.settings import PREFIX, Settings
 from services.registry.store.access import FIND_KEY
 

@@ -64,7 +64,7 @@ def _check(given: argparse.Namespace) -> None:
 async def _introduce(given: argparse.Namespace) -> None:
     # Other commands need nothing of this.
     from services.deployment import Deployment, bootstrapping, keeping
-    from services.registry.bootstrap import Identity
+    from services.registry.access.bootstrap import Identity
 
     settings = Deployment(given.state.resolve()).environment("registry")
     settings = {name: path for name, path in settings.items() if os.access(path, os.R_OK)}

@@ -30,7 +30,7 @@ from services.chassis.database import Database
 from services.chassis.secret import Secret
 from services.deployment import Deployment
 from services.embedded import Embedded
-from services.registry.access import AccessControl, add_principal
+from services.registry.access.control import AccessControl, add_principal
 from services.sandbox.sender import send_webhook
 from tests.grants import grant
 

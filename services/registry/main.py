@@ -31,36 +31,35 @@ from services.chassis.server import Listen, Service, serving
 from services.chassis.settings import SettingsError
 from services.chassis.usage import Counter, kept
 from services.providers.catalog import Catalog
-from services.registry.access import AccessControl
+from services.registry.access.api_keys import ApiKeys
+from services.registry.access.changes import Changes
+from services.registry.access.control import AccessControl
+from services.registry.access.grants import Grants
+from services.registry.access.issuers import read_issuers
+from services.registry.access.jwks import Keys, fetching
+from services.registry.access.key_text import ENVIRONMENT, LOCAL
+from services.registry.access.principals import Principals
+from services.registry.access.staff import Staff
+from services.registry.access.tokens import Tokens
+from services.registry.access.usage import Usage
 from services.registry.answers import Once
-from services.registry.api_keys import ApiKeys
-from services.registry.apply import Config
-from services.registry.approvals import Approvals
-from services.registry.audit import Log
-from services.registry.audit_anchors import LEADER as ANCHORS
-from services.registry.audit_anchors import Anchors
-from services.registry.audit_masks import Masks
-from services.registry.audit_reading import Audit
-from services.registry.audit_recording import Recording
-from services.registry.audit_reviews import EventReviews
-from services.registry.audit_verification import Verification
-from services.registry.changes import Changes
+from services.registry.audit.anchors import LEADER as ANCHORS
+from services.registry.audit.anchors import Anchors
+from services.registry.audit.log import Log
+from services.registry.audit.masks import Masks
+from services.registry.audit.reading import Audit
+from services.registry.audit.recording import Recording
+from services.registry.audit.reviews import EventReviews
+from services.registry.audit.verification import Verification
 from services.registry.credentials import Credentials
-from services.registry.deletion import Deletion
-from services.registry.drafts import Drafts
-from services.registry.endings import Endings
-from services.registry.expiry import LEADER as EXPIRY
-from services.registry.expiry import Expiry
 from services.registry.feed import Feed
-from services.registry.grants import Grants
 from services.registry.integrations import Integrations
-from services.registry.issuers import read_issuers
-from services.registry.jwks import Keys, fetching
-from services.registry.keys import ENVIRONMENT, LOCAL
-from services.registry.messages import SCHEMAS
-from services.registry.principals import Principals
-from services.registry.purge import LEADER as PURGE
-from services.registry.purge import Purge
+from services.registry.messages.config import SCHEMAS
+from services.registry.reviews.approvals import Approvals
+from services.registry.reviews.endings import Endings
+from services.registry.reviews.expiry import LEADER as EXPIRY
+from services.registry.reviews.expiry import Expiry
+from services.registry.reviews.staging import Staging
 from services.registry.servicers.access import AccessServicer
 from services.registry.servicers.audit import AuditServicer
 from services.registry.servicers.config import ConfigServicer
@@ -71,16 +70,17 @@ from services.registry.servicers.principal import PrincipalServicer
 from services.registry.servicers.staff import StaffServicer
 from services.registry.servicers.tenant import TenantServicer
 from services.registry.settings import PREFIX, Settings
-from services.registry.snapshots import Snapshots
-from services.registry.staff import Staff
-from services.registry.staging import Staging
 from services.registry.store import retention
 from services.registry.store.roles import BuiltInRoles
 from services.registry.store.tenants import Tenants
-from services.registry.tokens import Tokens
-from services.registry.usage import Usage
+from services.registry.tenants.deletion import Deletion
+from services.registry.tenants.purge import LEADER as PURGE
+from services.registry.tenants.purge import Purge
 from services.registry.vault import Vault
-from services.registry.writing import Writer
+from services.registry.wanted.apply import Config
+from services.registry.wanted.drafts import Drafts
+from services.registry.wanted.snapshots import Snapshots
+from services.registry.wanted.writing import Writer
 
 # What is read of an issuer's keys.
 KEYS_LIMITS: Final = Limits(total_s=5, response_bytes=2**18)

@@ -12,7 +12,7 @@ from services.chassis import envelope
 from services.chassis.database import Database
 from services.chassis.errors import TenonError
 from services.chassis.secret import Secret
-from services.registry.audit_chain import Chain
+from services.registry.audit.chain import Chain
 from services.registry.store import credentials as store
 
 KEY_VERSION: Final = 1

@@ -21,7 +21,7 @@ from tenon.registry.v1 import integration_service_pb2_grpc as integrations_grpc
 from services.chassis.channel import open_channel
 from services.chassis.database import Bound
 from services.chassis.secret import Secret
-from services.registry.keys import key_id_of
+from services.registry.access.key_text import key_id_of
 from services.registry.store.invalidations import telling
 from tests.family import Family
 

@@ -15,7 +15,7 @@ from services.chassis.database import Database
 from services.chassis.ids import uuid7
 from services.chassis.secret import Secret
 from services.embedded import Embedded
-from services.registry.access import AccessControl
+from services.registry.access.control import AccessControl
 from services.registry.store import access as store
 from tests.family import Family, family_on, plain_environment, tenon
 

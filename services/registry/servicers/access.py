@@ -8,11 +8,11 @@ from tenon.registry.v1 import access_service_pb2 as pb2
 
 from services.chassis.interceptors import Call, tenant_named
 from services.chassis.pages import after_of, next_token, page_size
-from services.registry import messages
-from services.registry import messages_access as access_messages
-from services.registry.access import AccessControl
-from services.registry.grants import Grants
-from services.registry.usage import Usage
+from services.registry.access.control import AccessControl
+from services.registry.access.grants import Grants
+from services.registry.access.usage import Usage
+from services.registry.messages import access as access_messages
+from services.registry.messages import config as messages
 
 FIRST = str(UUID(int=0))
 

@@ -7,12 +7,12 @@ from tenon.registry.v1 import audit_service_pb2 as pb2
 
 from services.chassis.interceptors import Call
 from services.chassis.pages import after_of, next_token, page_size
-from services.registry import messages_audit as messages
-from services.registry.audit_reading import Audit
-from services.registry.audit_recording import Recording
-from services.registry.audit_reviews import EventReviews
-from services.registry.audit_verification import Verification
-from services.registry.messages import caller_of, uuid_at
+from services.registry.audit.reading import Audit
+from services.registry.audit.recording import Recording
+from services.registry.audit.reviews import EventReviews
+from services.registry.audit.verification import Verification
+from services.registry.messages import audit as messages
+from services.registry.messages.config import caller_of, uuid_at
 
 
 class AuditServicer:

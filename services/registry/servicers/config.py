@@ -6,13 +6,14 @@ from tenon.registry.v1 import config_service_pb2 as pb2
 
 from services.chassis.interceptors import Call
 from services.chassis.pages import after_of, next_token, page_size
-from services.registry import messages, messages_approvals
-from services.registry.apply import Config
-from services.registry.approvals import Approvals
 from services.registry.feed import Feed
-from services.registry.messages_objects import removal
-from services.registry.snapshots import Snapshots
+from services.registry.messages import approvals as messages_approvals
+from services.registry.messages import config as messages
+from services.registry.messages.objects import removal
+from services.registry.reviews.approvals import Approvals
 from services.registry.store.tenants import Tenants
+from services.registry.wanted.apply import Config
+from services.registry.wanted.snapshots import Snapshots
 
 NEWEST = 2**63 - 1
 

@@ -5,8 +5,8 @@ from tenon.registry.v1 import credential_service_pb2 as pb2
 from services.chassis.ids import parse_name
 from services.chassis.interceptors import Call
 from services.chassis.pages import after_of, next_token, page_size
-from services.registry import messages
 from services.registry.credentials import LEASE_TTL_S, RESOLVE_TTL_S, Credentials
+from services.registry.messages import config as messages
 
 
 class CredentialServicer:

@@ -4,9 +4,9 @@ from tenon.registry.v1 import key_service_pb2 as pb2
 
 from services.chassis.interceptors import Call
 from services.chassis.pages import after_of, next_token, page_size
-from services.registry import messages_access as messages
-from services.registry.api_keys import ApiKeys
-from services.registry.usage import Usage
+from services.registry.access.api_keys import ApiKeys
+from services.registry.access.usage import Usage
+from services.registry.messages import access as messages
 
 
 class KeyServicer:

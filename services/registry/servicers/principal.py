@@ -8,9 +8,9 @@ from tenon.registry.v1 import principal_service_pb2 as pb2
 
 from services.chassis.interceptors import Call
 from services.chassis.pages import after_of, next_token, page_size
-from services.registry import messages_access as messages
-from services.registry.messages import uuid_at
-from services.registry.principals import Principals
+from services.registry.access.principals import Principals
+from services.registry.messages import access as messages
+from services.registry.messages.config import uuid_at
 
 FIRST = str(UUID(int=0))
 

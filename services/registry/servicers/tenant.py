@@ -5,10 +5,10 @@ from tenon.registry.v1 import tenant_service_pb2 as pb2
 from services.chassis.interceptors import Call
 from services.chassis.pages import after_of, next_token, page_size
 from services.chassis.tenancy import PLATFORM
-from services.registry import messages_tenants as messages
-from services.registry.deletion import Deletion
-from services.registry.messages import caller_of
+from services.registry.messages import tenants as messages
+from services.registry.messages.config import caller_of
 from services.registry.store.tenants import Tenants
+from services.registry.tenants.deletion import Deletion
 
 
 class TenantServicer:

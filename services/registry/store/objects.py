@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from services.chassis.database import Bound, Statement, Transaction
 from services.registry import tables as t
-from services.registry.wanted import ANNOTATIONS, LABELS, SECRET_VALUES, Complete, Key
+from services.registry.wanted.objects import ANNOTATIONS, LABELS, SECRET_VALUES, Complete, Key
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from services.chassis.database import Bound, Statement, Transaction
 from services.registry import tables as t
-from services.registry.audit import Occasion
-from services.registry.plan import Ownership, Plan
-from services.registry.wanted import Key
+from services.registry.audit.log import Occasion
+from services.registry.wanted.objects import Key
+from services.registry.wanted.plan import Ownership, Plan
 
 FEED_CHANNEL = "registry_feed"
 

@@ -8,7 +8,7 @@ from sqlalchemy.types import Text
 
 from services.chassis.database import Database, Statement
 from services.registry import tables as t
-from services.registry.roles import BOUND_IN_TENANTS
+from services.registry.access.roles import BOUND_IN_TENANTS
 
 _RP = t.role_permissions.c
 ALLOWED = Statement(

@@ -15,7 +15,7 @@ from services.chassis.ids import TENANT_ID
 from services.chassis.tenancy import Tenant
 from services.chassis.tenants import TenantFinder
 from services.registry import tables as t
-from services.registry.wanted import ANNOTATIONS, LABELS, Complete
+from services.registry.wanted.objects import ANNOTATIONS, LABELS, Complete
 
 _T = t.tenants.c
 _STATUS = t.tenant_status.c

@@ -26,7 +26,7 @@ from services.chassis.secret import Secret
 from services.chassis.server import Listen, serving
 from services.chassis.status import from_rpc_error
 from services.registry import main as registry_main
-from services.registry.access import AccessControl, add_principal
+from services.registry.access.control import AccessControl, add_principal
 from services.registry.feed import Feed
 from services.registry.store.tenants import Tenants
 from services.registry.vault import Vault

@@ -25,12 +25,12 @@ from services.executor.main import _channel
 from services.executor.registry import Registry
 from services.executor.settings import Settings
 from services.registry import main as registry_main
-from services.registry.access import MTLS, AccessControl
+from services.registry.access.control import MTLS, AccessControl
+from services.registry.access.issuers import Issuer
+from services.registry.access.jwks import Keys
+from services.registry.access.tokens import Tokens
 from services.registry.feed import Feed
-from services.registry.issuers import Issuer
-from services.registry.jwks import Keys
 from services.registry.store.tenants import Tenants
-from services.registry.tokens import Tokens
 from tests.certificates import HERE, Authority
 from tests.integration.executor.running_registry import RunningRegistry, document
 from tests.integration.executor.test_main import _ended, environment, executor

@@ -27,9 +27,9 @@ from services.chassis.database import Database
 from services.chassis.errors import TenonError
 from services.chassis.secret import Secret
 from services.chassis.status import from_rpc_error
-from services.registry.access import AccessControl, add_principal
+from services.registry.access.control import AccessControl, add_principal
+from services.registry.access.staff import appoint
 from services.registry.feed import Feed
-from services.registry.staff import appoint
 from services.registry.store.tenants import Tenants
 from services.registry.vault import Vault
 from tests.grants import grant

@@ -16,10 +16,10 @@ from services.chassis.process import background
 from services.chassis.secret import Secret
 from services.chassis.server import Listen, serving
 from services.registry import main
-from services.registry.access import AccessControl
+from services.registry.access.control import AccessControl
+from services.registry.access.tokens import Tokens
 from services.registry.feed import Feed
 from services.registry.store.tenants import Tenants
-from services.registry.tokens import Tokens
 from services.registry.vault import Vault
 from tests.integration.registry.callers import Caller, Registry
 

@@ -13,7 +13,7 @@ from tenon.registry.v1 import wanted_pb2
 
 from services.chassis import errors, failpoints
 from services.chassis.failpoints import Arming, Failpoint
-from services.registry import apply
+from services.registry.wanted import apply
 from tests.integration.registry import documents
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.conftest import Calls

@@ -16,9 +16,9 @@ from tenon.registry.v1 import wanted_pb2 as wanted
 from services.chassis import envelope, errors
 from services.registry import main
 from services.registry.credentials import Credentials
-from services.registry.endings import Endings
-from services.registry.expiry import Expiry
-from services.registry.staging import Staging
+from services.registry.reviews.endings import Endings
+from services.registry.reviews.expiry import Expiry
+from services.registry.reviews.staging import Staging
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.conftest import Calls
 from tests.integration.registry.documents import acme, connector, credential, integration, resource

@@ -16,14 +16,14 @@ from services.chassis.ids import uuid7
 from services.chassis.rules import Risk
 from services.chassis.secret import Secret
 from services.providers.catalog import Catalog
-from services.registry.audit import Actor, Event, Log
-from services.registry.audit_anchors import Anchors
-from services.registry.audit_chain import Chain
-from services.registry.audit_masks import Masks
-from services.registry.audit_reading import Audit
-from services.registry.audit_verification import Verdict, Verification
-from services.registry.audit_walk import Fault
-from services.registry.messages import SCHEMAS
+from services.registry.audit.anchors import Anchors
+from services.registry.audit.chain import Chain
+from services.registry.audit.log import Actor, Event, Log
+from services.registry.audit.masks import Masks
+from services.registry.audit.reading import Audit
+from services.registry.audit.verification import Verdict, Verification
+from services.registry.audit.walk import Fault
+from services.registry.messages.config import SCHEMAS
 from services.registry.vault import Vault
 
 TENANT = UUID("01890000-0000-7000-8000-0000000000aa")

@@ -16,8 +16,8 @@ from services.chassis.errors import (
     PermissionDenied,
 )
 from services.chassis.ids import uuid7
-from services.registry.audit import Actor
-from services.registry.audit_refusals import QUIET_S, Attempt, Refusals
+from services.registry.audit.log import Actor
+from services.registry.audit.refusals import QUIET_S, Attempt, Refusals
 from tests.integration.registry import documents
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.conftest import Calls

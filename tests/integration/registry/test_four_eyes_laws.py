@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tenon.registry.v1 import config_service_pb2 as pb2
 
 from services.registry import main
-from services.registry.endings import Endings
-from services.registry.expiry import Expiry
+from services.registry.reviews.endings import Endings
+from services.registry.reviews.expiry import Expiry
 from tests.integration.registry.callers import Caller, Registry
 from tests.integration.registry.conftest import Calls
 from tests.integration.registry.documents import acme, connector, integration, resource

@@ -15,7 +15,7 @@ from tenon.registry.v1 import key_service_pb2 as keys
 from tenon.registry.v1 import principal_service_pb2 as principals
 
 from services.chassis import errors
-from services.registry.staff import appoint
+from services.registry.access.staff import appoint
 from tests.grants import grant
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.conftest import Calls

@@ -29,7 +29,7 @@ from services.chassis.server import Listen, Service, serving
 from services.chassis.status import from_rpc_error
 from services.executor.registry import Registry as RegistryClient
 from services.executor.store import tenants as projected
-from services.registry.access import add_principal
+from services.registry.access.control import add_principal
 from services.registry.store.tenants import Tenants
 from tests.contracts import CONTRACTS, METHODS
 from tests.grants import grant

@@ -14,7 +14,7 @@ from tenon.registry.v1 import staff_service_pb2 as staff
 from services.chassis import errors
 from services.chassis.secret import Secret
 from services.registry import main
-from services.registry.bootstrap import Bootstrap, Identity
+from services.registry.access.bootstrap import Bootstrap, Identity
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.documents import acme
 

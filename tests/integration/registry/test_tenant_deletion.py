@@ -12,9 +12,9 @@ from tenon.registry.v1 import tenant_service_pb2 as pb2
 from services.chassis import errors
 from services.chassis.invalidation import EVERYTHING
 from services.registry.main import open_log
-from services.registry.purge import Purge
 from services.registry.store import tombstones
 from services.registry.store.purge import KEPT, ROWS
+from services.registry.tenants.purge import Purge
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.conftest import Calls
 from tests.integration.registry.documents import acme, tenant

@@ -16,9 +16,9 @@ from services.chassis.errors import Unauthenticated, Unavailable
 from services.chassis.secret import Secret
 from services.chassis.status import from_rpc_error
 from services.registry import tables as t
-from services.registry.issuers import Issuer
-from services.registry.jwks import Keys
-from services.registry.tokens import Tokens
+from services.registry.access.issuers import Issuer
+from services.registry.access.jwks import Keys
+from services.registry.access.tokens import Tokens
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.conftest import Calls
 from tests.integration.registry.documents import tenant

@@ -14,8 +14,8 @@ from services.chassis import errors
 from services.chassis.channel import open_channel
 from services.chassis.usage import BUCKET_S, Counted, Stay, Use
 from services.executor.registry import Registry as RegistryClient
+from services.registry.access.usage import Usage
 from services.registry.store import retention
-from services.registry.usage import Usage
 from tests.grants import grant
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.documents import acme

@@ -10,7 +10,7 @@ from tenon.registry.v1 import tenant_service_pb2 as tenant_pb2
 
 from services.chassis import errors
 from services.chassis.secret import Secret
-from services.registry import keys
+from services.registry.access import key_text as keys
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.conftest import Calls
 from tests.integration.registry.documents import acme

@@ -13,7 +13,7 @@ from services.chassis.errors import ResourceExhausted, TenonError, Unauthenticat
 from services.chassis.guesses import Allowance, Guesses
 from services.chassis.secret import Secret
 from services.chassis.status import from_rpc_error
-from services.registry import keys
+from services.registry.access import key_text as keys
 from tests.integration.registry.callers import Caller, Registry
 from tests.integration.registry.conftest import Calls
 

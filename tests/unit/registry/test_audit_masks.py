@@ -10,9 +10,9 @@ from tenon.registry.v1 import wanted_pb2
 
 from services.chassis.secret import MASK
 from services.providers.catalog import Catalog
-from services.registry.audit_masks import Masks
-from services.registry.messages import SCHEMAS, to_declared
-from services.registry.plan import NOTHING, FieldChange, make_plan
+from services.registry.audit.masks import Masks
+from services.registry.messages.config import SCHEMAS, to_declared
+from services.registry.wanted.plan import NOTHING, FieldChange, make_plan
 
 MASKS = Masks(SCHEMAS, Catalog.load())
 MARK = "0123456789abcdef" * 4

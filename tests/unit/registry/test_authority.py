@@ -13,12 +13,12 @@ from services.chassis.errors import InvalidArgument, NotFound, PermissionDenied,
 from services.chassis.secret import Secret
 from services.chassis.tenancy import Access, Grant, Principal
 from services.providers.catalog import Catalog
-from services.registry import roles
-from services.registry.authority import BY_DOCUMENT, Authority
-from services.registry.drafts import Draft, Drafts, Submission
-from services.registry.messages import SCHEMAS
+from services.registry.access import roles
+from services.registry.access.authority import BY_DOCUMENT, Authority
+from services.registry.messages.config import SCHEMAS
 from services.registry.vault import Vault
-from services.registry.wanted import Complete, Declared, Key
+from services.registry.wanted.drafts import Draft, Drafts, Submission
+from services.registry.wanted.objects import Complete, Declared, Key
 
 READ = frozenset({"tenants.read"})
 MANAGE = READ | {"connectors.run", "config.plan"}

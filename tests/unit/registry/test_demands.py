@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from services.chassis.rules import Risk
-from services.registry.demands import demanded, risk_of
-from services.registry.messages import SCHEMAS
-from services.registry.plan import Change, Plan
-from services.registry.wanted import Complete, Declared, Key, absent_fields
+from services.registry.messages.config import SCHEMAS
+from services.registry.reviews.demands import demanded, risk_of
+from services.registry.wanted.objects import Complete, Declared, Key, absent_fields
+from services.registry.wanted.plan import Change, Plan
 
 
 def policy(name: str = "a", **spec: Any) -> Complete:

@@ -13,7 +13,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from services.chassis.egress import Egress, parse_allow
 from services.chassis.errors import Unavailable
-from services.registry.jwks import AGAIN_S, FRESH_S, RETRY_S, STALE_S, Keys, fetching, read_keys
+from services.registry.access.jwks import (
+    AGAIN_S,
+    FRESH_S,
+    RETRY_S,
+    STALE_S,
+    Keys,
+    fetching,
+    read_keys,
+)
 from tests.tokens import jwk
 
 

@@ -1,7 +1,7 @@
 """API keys as text."""
 
 from services.chassis.secret import Secret
-from services.registry.keys import ALPHABET, FORM, digest, key_id_of, new_key
+from services.registry.access.key_text import ALPHABET, FORM, digest, key_id_of, new_key
 
 PEPPER = Secret(b"pepper")
 

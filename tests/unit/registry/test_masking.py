@@ -3,8 +3,8 @@
 import pytest
 
 from services.chassis.secret import MASK
-from services.registry.audit import masked
-from services.registry.plan import NOTHING, FieldChange
+from services.registry.audit.log import masked
+from services.registry.wanted.plan import NOTHING, FieldChange
 
 MARK = "0123456789abcdef" * 4
 

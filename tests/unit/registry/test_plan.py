@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.chassis import constraints
-from services.registry.messages import SCHEMAS, from_complete, to_declared
-from services.registry.plan import Ownership, Plan, differences, make_plan, merge
+from services.registry.messages.config import SCHEMAS, from_complete, to_declared
 from services.registry.store import revisions
-from services.registry.wanted import (
+from services.registry.wanted.objects import (
     ORDER,
     Complete,
     Declared,
@@ -23,6 +22,7 @@ from services.registry.wanted import (
     spec_of,
     top_field,
 )
+from services.registry.wanted.plan import Ownership, Plan, differences, make_plan, merge
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
 NAMES = st.sampled_from(["a", "b", "c"])

@@ -3,8 +3,8 @@
 import pytest
 
 from services.chassis.rules import Risk
-from services.registry.messages import SCHEMAS
-from services.registry.risks import risk_of
+from services.registry.audit.risks import risk_of
+from services.registry.messages.config import SCHEMAS
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from services.chassis.settings import SettingsError
-from services.registry.issuers import Issuer, read_issuers
-from services.registry.jwks import Keys
-from services.registry.tokens import LARGEST, Identity, Tokens
+from services.registry.access.issuers import Issuer, read_issuers
+from services.registry.access.jwks import Keys
+from services.registry.access.tokens import LARGEST, Identity, Tokens
 from tests.tokens import AUDIENCE, ISSUER, TokenIssuer, jwk, segment
 
 OURS = TokenIssuer()

@@ -1,0 +1,152 @@
+"""What a submission would do to one tenant, checked: plan and apply both begin here."""
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import UUID
+
+from services.chassis import constraints
+from services.chassis.database import Transaction
+from services.chassis.errors import Aborted
+from services.chassis.secret import Secret
+from services.providers.catalog import Catalog
+from services.registry.access import roles
+from services.registry.store import objects, revisions, tenants
+from services.registry.store.roles import BuiltInRoles
+from services.registry.vault import Vault
+from services.registry.wanted import removals
+from services.registry.wanted.checks import Checks, check_declared, refuse, violation
+from services.registry.wanted.objects import (
+    SECRET_VALUES,
+    Complete,
+    Declared,
+    Key,
+    Schemas,
+    spec_of,
+)
+from services.registry.wanted.plan import Ownership, Plan, make_plan
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What one caller wants of one tenant."""
+
+    tenant: str
+    source: str
+    declared: tuple[Declared, ...]
+    base_revision: int | None = None
+    plan_hash: str = ""
+    request_id: UUID | None = None
+    commit: str = ""
+    # Also deletes what other sources have set fields of.
+    force: bool = False
+    # The call that brings it.
+    method: str = "ApplyConfig"
+    # Tells a repeated request from another one with its id; made of secrets, too.
+    digest: Secret = field(default_factory=lambda: Secret(b""))
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A checked plan with everything needed to write it."""
+
+    plan: Plan
+    declared: tuple[Declared, ...]
+    # Every object of the tenant as it will be.
+    known: Mapping[Key, Complete]
+    ownership: Ownership
+    # What the built-in roles allow.
+    built_in: roles.BuiltIn
+
+
+class Drafts:
+    """Makes drafts."""
+
+    def __init__(
+        self, catalog: Catalog, schemas: Schemas, vault: Vault, built_in: BuiltInRoles
+    ) -> None:
+        self._schemas = schemas
+        self._built_in = built_in
+        self._vault = vault
+        self._checks = Checks(catalog, schemas)
+
+    async def make(self, transaction: Transaction, submission: Submission, row: Any) -> Draft:
+        """The draft against a tenant's row, or against nothing where there is none.
+
+        Raises Aborted for a plan made for another state, InvalidArgument with every fault.
+        """
+        _at_base(submission, row.revision if row is not None else 0)
+        refuse(check_declared(submission.declared, submission.tenant, self._schemas))
+        if row is None:
+            return await self.first(submission)
+        current = {one.key: one for one in await objects.everything(transaction, row.tenant_id)}
+        current["Tenant", row.slug] = tenants.complete(row)
+        keys = [one.key for one in submission.declared]
+        ownership = await revisions.ownership(transaction, row.tenant_id, keys)
+        built_in = await self._built_in.allowed()
+        return self._draft(submission, row.revision, current, ownership, built_in)
+
+    async def first(self, submission: Submission) -> Draft:
+        """The draft that makes the tenant."""
+        refuse(check_declared(submission.declared, submission.tenant, self._schemas))
+        return self._draft(submission, 0, {}, {}, await self._built_in.allowed())
+
+    def _draft(
+        self,
+        submission: Submission,
+        base: int,
+        current: Mapping[Key, Complete],
+        ownership: Ownership,
+        built_in: roles.BuiltIn,
+    ) -> Draft:
+        declared = [self._filled(submission.tenant, one) for one in submission.declared]
+        tenant, source = submission.tenant, submission.source
+        plan = make_plan(tenant, source, base, declared, current, ownership, self._schemas)
+        changed = {one.after.key: one.after for one in plan.changes if one.action != "delete"}
+        gone = {one.after.key for one in plan.changes if one.action == "delete"}
+        known = {key: one for key, one in {**current, **changed}.items() if key not in gone}
+        touched = self._touched(changed.keys(), known)
+        of_access = (
+            violation(one.key, path, sentence)
+            for one in touched
+            for path, sentence in roles.faults(one, known, built_in)
+        )
+        refuse([*self._checks.check(touched, known), *of_access])
+        if any(one.absent for one in declared):
+            removals.check(plan, declared, known, ownership, self._schemas, force=submission.force)
+        return Draft(plan, tuple(declared), known, ownership, built_in)
+
+    def _filled(self, tenant: str, one: Declared) -> Declared:
+        """The declared object with nested defaults spelt out and secrets as fingerprints."""
+        said = spec_of(one.fields)
+        rules = [rule for rule in self._schemas[one.kind] if rule.name in said]
+        spec = {f"spec.{name}": value for name, value in constraints.filled(rules, said).items()}
+        secrets = {
+            part: self._vault.fingerprint(tenant, one.name, part, value)
+            for part, value in one.secrets.items()
+        }
+        return replace(
+            one, fields={**one.fields, **spec, **({SECRET_VALUES: secrets} if secrets else {})}
+        )
+
+    def _touched(self, changed: Set[Key], known: Mapping[Key, Complete]) -> Sequence[Complete]:
+        """The changed objects, and those that refer to one: what was right may now be wrong."""
+        return [
+            one
+            for one in known.values()
+            if one.key in changed or not changed.isdisjoint(self._refers(one))
+        ]
+
+    def _refers(self, one: Complete) -> Sequence[Key]:
+        found = constraints.references(self._schemas[one.kind], one.spec(), "spec")
+        return [(kind, name) for _, kind, name in found]
+
+
+def _at_base(submission: Submission, revision: int) -> None:
+    """Refuse before all else what was planned for another state: its other faults are stale."""
+    if submission.base_revision is not None and submission.base_revision != revision:
+        raise Aborted(
+            f"the plan was made for revision {submission.base_revision}, "
+            f"the tenant is at {revision}; plan again",
+            reason="STALE_PLAN",
+        )

@@ -1,0 +1,126 @@
+"""What writes a draft: statements in the order of its plan, to be sent together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from services.chassis.database import Bound, Transaction
+from services.chassis.ids import uuid7
+from services.providers.catalog import Catalog
+from services.registry.audit import log as audit
+from services.registry.credentials import Credentials, Keyring
+from services.registry.store import invalidations, objects, revisions, tenants
+from services.registry.wanted.drafts import Draft
+from services.registry.wanted.objects import SECRET_VALUES, Complete, Key
+from services.registry.wanted.plan import Change
+
+
+@dataclass(frozen=True, slots=True)
+class _Within:
+    """What every change of one draft is written with."""
+
+    occasion: audit.Occasion
+    ids: Mapping[Key, UUID]
+    keyring: Keyring
+
+
+class Writer:
+    """Turns drafts into statements."""
+
+    def __init__(self, catalog: Catalog, credentials: Credentials) -> None:
+        self._catalog = catalog
+        self._credentials = credentials
+
+    async def statements(
+        self, transaction: Transaction, draft: Draft, occasion: audit.Occasion
+    ) -> tuple[list[Bound], list[audit.Event]]:
+        """What a draft leaves (objects, secrets, ownership, revision, feed), and what tells it."""
+        plan, statements, events = draft.plan, list[Bound](), list[audit.Event]()
+        if plan.changes:
+            tenant_id = occasion.tenant_id
+            keyring = await self._credentials.keyring(transaction, tenant_id)
+            within = _Within(occasion, _allot(draft, tenant_id), keyring)
+            for change in plan.changes:
+                statements += self._change(change, within)
+                events.append(occasion.event(change, within.ids[change.after.key]))
+            statements += revisions.adding(occasion, plan)
+            statements += _telling(plan.changes, tenant_id)
+        for one in (one for one in draft.declared if not one.absent):
+            owners = draft.ownership.get(one.key, {})
+            statements += revisions.owning(
+                occasion.tenant_id, one.key, owners, plan.source, frozenset(one.fields)
+            )
+        return statements, events
+
+    def _change(self, change: Change, within: _Within) -> Iterator[Bound]:
+        one, new = change.after, change.action == "create"
+        if change.action == "delete":
+            yield from objects.deleting(within.occasion.tenant_id, one)
+            yield revisions.disowning(within.occasion.tenant_id, one.key)
+            return
+        if one.kind == "Tenant":
+            yield tenants.writing(within.occasion.tenant_id, one, new=new)
+            # A new tenant stands before its key, and its key before all else.
+            yield from within.keyring.adding
+            return
+        rotated = _rotated(change)
+        version = one.version + rotated
+        yield objects.writing(
+            within.occasion.tenant_id,
+            one,
+            revision=within.occasion.revision,
+            ids=within.ids,
+            derived=self._derived(one, version),
+            new=new,
+        )
+        if rotated:
+            yield self._credentials.sealing(
+                within.keyring.key,
+                within.ids[one.key],
+                version,
+                change.declared.secrets,
+                one.fields[SECRET_VALUES],
+            )
+
+    def _derived(self, one: Complete, version: int) -> dict[str, Any]:
+        if one.kind == "Integration":
+            return {"category": self._catalog.get(one.fields["spec.provider"]).category}
+        return {"version": version} if one.kind == "Credential" else {}
+
+
+def _rotated(change: Change) -> bool:
+    before, after = change.before, change.after
+    return after.kind == "Credential" and (
+        before is None or before.fields[SECRET_VALUES] != after.fields[SECRET_VALUES]
+    )
+
+
+def _allot(draft: Draft, tenant_id: UUID) -> dict[Key, UUID]:
+    """The ids of all objects, with new ones for those to be made."""
+    ended = {one.after.key: one.after for one in draft.plan.changes if one.action == "delete"}
+    ids = {key: one.object_id or uuid7() for key, one in {**draft.known, **ended}.items()}
+    return {**ids, ("Tenant", draft.plan.tenant): tenant_id}
+
+
+def _telling(changes: Sequence[Change], tenant_id: UUID) -> Iterator[Bound]:
+    """What makes every process forget what it knows of those whose access changes."""
+    if any(map(_is_of_access, changes)):
+        yield invalidations.telling(tenant=tenant_id)
+    # Who had no access there before is known to others without this tenant.
+    for kind, issuer, name in sorted({subject for one in changes for subject in _subjects(one)}):
+        yield invalidations.telling(identity=(kind, issuer, name))
+
+
+def _is_of_access(change: Change) -> bool:
+    if change.after.kind == "Tenant":
+        return any(field.path == "spec.enabled" for field in change.fields)
+    return change.after.kind in {"Role", "RoleBinding"}
+
+
+def _subjects(change: Change) -> Iterator[tuple[str, str, str]]:
+    """Whom a RoleBinding names, and whom it named."""
+    if change.after.kind == "RoleBinding":
+        for one in filter(None, (change.before, change.after)):
+            subject = one.fields["spec.subject"]
+            yield subject["kind"], subject["issuer"], subject["name"]
