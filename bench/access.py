@@ -72,9 +72,9 @@ CALLERS: Final = """
     )
     INSERT INTO registry.api_keys
         (key_id, environment, principal_id, name, digest, scopes, address_ranges, last4, metadata,
-         created_by)
+         created_by, created_by_id)
     SELECT substr(md5(principal_id::text), 1, 12), 'bench', principal_id, 'bench',
-           sha256(principal_id::text::bytea), '{*}', '{}', 'last', '{}', ''
+           sha256(principal_id::text::bytea), '{*}', '{}', 'last', '{}', '', principal_id
     FROM made RETURNING key_id
 """
 

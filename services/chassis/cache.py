@@ -81,10 +81,6 @@ class Cache(Generic[K, V]):
             return None
         return entry.value
 
-    def held(self, key: K) -> bool:
-        """Whether there is an answer for a key, fresh or not."""
-        return key in self._entries
-
     def drop(self, concerns: Callable[[K, V], bool]) -> None:
         """Forget the answers that are concerned, and every refusal.
 

@@ -3,6 +3,7 @@
 An address has some tokens, and each wrong credential takes one. As many of its look-ups are under
 way at once as it has tokens; the others wait for those. With none left, look-ups of that address go
 one behind another at a steady rate: a right one still gets through, a wrong one is told to wait.
+A credential that was right lately waits for nobody.
 """
 
 import asyncio
@@ -22,21 +23,27 @@ LookUp = Callable[[], Awaitable[Found]]
 # Whoever has one IPv6 address has its whole network.
 V6_PREFIX: Final = 64
 TOO_MANY: Final = "TOO_MANY_WRONG_CREDENTIALS"
+"""This one is wrong, after too many others of its address."""
+CROWDED: Final = "TOO_MANY_LOOK_UPS"
+"""Nobody looked at this one: too many of its address are before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """What an address may: wrong credentials at once, more a second, and then look-ups a second.
 
-    A look-up that would wait longer than `longest_wait_s` is refused at once. Of more than `places`
-    addresses those are forgotten that have asked for nothing longest.
+    A look-up that would wait longer than `longest_wait_s`, or behind `longest_queue` others, is
+    refused at once. Of more than `places` addresses those are forgotten that have asked for nothing
+    longest, and of more than `right` credentials those that were right longest ago.
     """
 
     burst: int = 20
     again_per_s: float = 1.0
     queued_per_s: float = 50.0
     longest_wait_s: float = 3.0
+    longest_queue: int = 200
     places: int = 50_000
+    right: int = 50_000
 
 
 @dataclass(slots=True)
@@ -61,13 +68,28 @@ class Guesses:
         self._clock = clock
         self._sleep = sleep
         self._places: OrderedDict[str, _Place] = OrderedDict()
+        self._right: OrderedDict[bytes, None] = OrderedDict()
 
-    async def look_up(self, address: str, look_up: LookUp[Found]) -> Found:
-        """What a look-up finds.
+    async def look_up(self, address: str, mark: bytes, look_up: LookUp[Found]) -> Found:
+        """What a look-up of the credential with this mark finds.
 
-        Raises ResourceExhausted where too many of an address's were wrong and this one is, too, or
-        would wait too long.
+        Raises ResourceExhausted where too many of an address's were wrong: TOO_MANY if this one was
+        looked up and is wrong, too, CROWDED if it would wait too long.
         """
+        was_right = mark in self._right
+        try:
+            found = await (look_up() if was_right else self._in_turn(address, look_up))
+        except Unauthenticated:
+            # Known to be wrong from now on: its next look-up costs what any other does.
+            self._right.pop(mark, None)
+            raise
+        self._right[mark] = None
+        self._right.move_to_end(mark)
+        while len(self._right) > self._allowance.right:
+            self._right.popitem(last=False)
+        return found
+
+    async def _in_turn(self, address: str, look_up: LookUp[Found]) -> Found:
         place = self._place(place_of(address))
         if not await self._enter(place):
             return await self._queued(place, look_up)
@@ -88,13 +110,14 @@ class Guesses:
             if place.under_way < int(place.tokens):
                 place.under_way += 1
                 return True
+            if len(place.waiting) >= self._allowance.longest_queue:
+                raise _crowded(1 / self._allowance.queued_per_s)
             waiter = asyncio.get_running_loop().create_future()
             place.waiting.append(waiter)
             try:
                 await waiter
             except asyncio.CancelledError:
-                # What woke it is for the next.
-                _wake(place)
+                _leave(place, waiter)
                 raise
         return False
 
@@ -102,13 +125,17 @@ class Guesses:
         now = self._clock()
         wait_s = max(place.turn_at - now, 0.0)
         if wait_s > self._allowance.longest_wait_s:
-            raise self._exhausted(wait_s)
+            raise _crowded(wait_s)
         place.turn_at = now + wait_s + 1 / self._allowance.queued_per_s
         await self._sleep(wait_s)
         try:
             return await look_up()
         except Unauthenticated:
-            raise self._exhausted(1 / self._allowance.again_per_s) from None
+            raise ResourceExhausted(
+                "too many wrong credentials came from this address; try again later",
+                reason=TOO_MANY,
+                retry_after_s=1 / self._allowance.again_per_s,
+            ) from None
 
     def _place(self, name: str) -> _Place:
         """The place as it stands now."""
@@ -123,12 +150,21 @@ class Guesses:
             self._places.popitem(last=False)
         return place
 
-    def _exhausted(self, retry_after_s: float) -> ResourceExhausted:
-        return ResourceExhausted(
-            "too many wrong credentials came from this address; try again later",
-            reason=TOO_MANY,
-            retry_after_s=retry_after_s,
-        )
+
+def _crowded(retry_after_s: float) -> ResourceExhausted:
+    return ResourceExhausted(
+        "too many credentials of this address wait to be looked up; try again later",
+        reason=CROWDED,
+        retry_after_s=retry_after_s,
+    )
+
+
+def _leave(place: _Place, waiter: "asyncio.Future[None]") -> None:
+    """Give up waiting: the place in the queue goes, or what woke it is for the next."""
+    if waiter in place.waiting:
+        place.waiting.remove(waiter)
+    else:
+        _wake(place)
 
 
 def _wake(place: _Place) -> None:

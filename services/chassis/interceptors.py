@@ -23,6 +23,7 @@ from services.chassis import errors, telemetry
 from services.chassis.addresses import Network, ip_of
 from services.chassis.channel import REASON
 from services.chassis.ids import parse_tenant, uuid7
+from services.chassis.plain_text import spaced
 from services.chassis.proxies import FORWARDED, origin
 from services.chassis.rules import Rule, field_at
 from services.chassis.status import to_status
@@ -40,6 +41,7 @@ NOBODY = Principal(UUID(int=0), "nobody", "nobody")
 
 
 NO_MESSAGE: Final[Message] = Empty()
+First = Callable[[], Awaitable[Message]]
 
 
 @dataclass(slots=True)
@@ -58,6 +60,8 @@ class Call:
     """Where it began, where a trusted proxy says so."""
     again: bool = False
     """A stream's call is looked at again: it is no new one."""
+    first: "First | None" = None
+    """Waits for a stream's first message, until that is here."""
     principal: Principal = NOBODY
     tenant: str = PLATFORM
     tenant_id: UUID | None = field(default=None)
@@ -74,8 +78,8 @@ class Call:
 
     @property
     def reason(self) -> str:
-        """Why the caller does it, in their words; metadata holds it percent-encoded."""
-        return unquote(self.metadata.get(REASON, ""))[:LONGEST_REASON].strip()
+        """Why the caller does it, in one line of theirs; metadata holds it percent-encoded."""
+        return spaced(unquote(self.metadata.get(REASON, ""))[:LONGEST_REASON])
 
     @property
     def role(self) -> str:
@@ -138,6 +142,7 @@ class Gates:
         return (
             self.channel,  # first: a credential on a clear channel must not even be looked at
             self.authenticate,  # before authorisation, which asks who it is
+            self.arrive,  # only now: nobody unknown may keep us waiting
             self.authorise,  # before any use case sees the message (AIP-211)
         )
 
@@ -170,6 +175,11 @@ class Gates:
             raise errors.Unauthenticated("no credential: send `authorization: Bearer <key>`")
         return await self._authenticator.authenticate(credential, call.address)
 
+    async def arrive(self, call: Call) -> None:
+        """Wait for a stream's first message."""
+        if call.first is not None:
+            call.message, call.first = await call.first(), None
+
     async def authorise(self, call: Call) -> None:
         """Let a principal pass that has the rule's permission in the message's tenant."""
         rule, principal = call.rule, call.principal
@@ -185,7 +195,7 @@ class Gates:
 
     async def _enter(self, call: Call, named: str) -> None:
         rule, principal = call.rule, call.principal
-        found = await self._found(principal, named)
+        found = await self._found(rule, principal, named)
         call.tenant = found.slug if found else named
         if not principal.may(rule.permission, call.tenant):
             raise denied(rule.permission, named)
@@ -197,14 +207,18 @@ class Gates:
                 f"tenants/{found.slug} is {found.state}; its admins may enable it",
                 reason="TENANT_DISABLED",
             )
-        _check_reason(call)
+        if not call.reason:
+            call.principal = _without_reason(call)
 
-    async def _found(self, principal: Principal, named: str) -> Tenant | None:
+    async def _found(self, rule: Rule, principal: Principal, named: str) -> Tenant | None:
         access = principal.access(named)
         if access is not None and access.tenant_id is not None:
             return Tenant(access.tenant, access.tenant_id, access.state)
+        if not principal.platform:
+            return None
         # Whoever acts for the platform may learn that a tenant is absent.
-        return await self._tenants.find(named) if principal.platform else None
+        found = await self._tenants.find(named)
+        return None if found and found.state == "purged" and not rule.when_purged else found
 
 
 def _tenant_of(call: Call) -> str:
@@ -228,18 +242,22 @@ def _tenant_of(call: Call) -> str:
     raise errors.invalid(rule.tenant_field, "must name a tenant")
 
 
-def _check_reason(call: Call) -> None:
-    """Whoever enters a tenant only by a grant that needs a reason must give one."""
-    permission = call.rule.permission
-    held = [
+def _without_reason(call: Call) -> Principal:
+    """The caller without what they may do here only for a reason, for all that the call asks.
+
+    Raises InvalidArgument where the call itself needs that.
+    """
+    permission, left = call.rule.permission, call.principal.without_reason()
+    if left.may(permission, call.tenant):
+        return left
+    held = next(
         grant for grant in call.principal.grants(call.tenant) if permission in grant.permissions
-    ]
-    if all(grant.needs_reason for grant in held) and not call.reason:
-        raise errors.InvalidArgument(
-            f"acting in tenants/{call.tenant} by {held[0].role} needs a reason: "
-            f"send it as metadata {REASON}, percent-encoded",
-            reason="REASON_REQUIRED",
-        )
+    )
+    raise errors.InvalidArgument(
+        f"acting in tenants/{call.tenant} by {held.role} needs a reason: "
+        f"send it as metadata {REASON}, percent-encoded",
+        reason="REASON_REQUIRED",
+    )
 
 
 def denied(permission: str, tenant: str) -> errors.PermissionDenied:
@@ -268,18 +286,21 @@ class Frame:
 
     @asynccontextmanager
     async def around(
-        self, message: Message | Awaitable[Message], context: Any, *, bounded: bool
+        self, message: Message | First, context: Any, *, bounded: bool
     ) -> AsyncIterator[Call]:
         """Let the call through the gates, or end it with the status its error means.
 
-        `message` is the request, or waits for the first one of a stream.
+        `message` is the request, or what waits for the first one of a stream: a gate does.
         """
         call = self._call(context)
+        if isinstance(message, Message):
+            call.message = message
+        else:
+            call.first = message
         trace = telemetry.parse_traceparent(call.metadata.get("traceparent", ""))
         with telemetry.bind(trace, request_id=call.request_id, method=self._rule.method):
             try:
                 async with asyncio.timeout(_bound(context) if bounded else None):
-                    call.message = message if isinstance(message, Message) else await message
                     for gate in self._gates:
                         await gate(call)
                     yield call
@@ -287,10 +308,14 @@ class Frame:
                 await self._end(context, call, error)
 
     async def look_again(self, call: Call) -> None:
-        """Put a stream's call to the gates once more; raises where it may not go on."""
+        """Put a stream's call to the gates once more; raises where it may not go on.
+
+        Then it goes on as whoever the caller is now.
+        """
         again = replace(call, again=True)
         for gate in self._gates:
             await gate(again)
+        call.principal, call.tenant, call.tenant_id = again.principal, again.tenant, again.tenant_id
 
     def _call(self, context: Any) -> Call:
         metadata = dict(context.invocation_metadata() or ())

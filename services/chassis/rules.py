@@ -40,6 +40,7 @@ class Rule:
     principal_kinds: frozenset[str]
     tenant_optional: bool
     when_disabled: bool
+    when_purged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def rule_of(method: MethodDescriptor) -> Rule:
         principal_kinds=frozenset(raw.principal_kinds),
         tenant_optional=raw.tenant_optional,
         when_disabled=raw.when_disabled,
+        when_purged=raw.when_purged,
     )
 
 

@@ -15,8 +15,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.chassis.errors import InvalidArgument, Unavailable
-from services.chassis.holding import while_allowed
-from services.chassis.interceptors import Frame, Gate
+from services.chassis.holding import Check, while_allowed
+from services.chassis.interceptors import Call, Frame, Gate
 from services.chassis.rules import rule_of
 
 LARGEST_MESSAGE = 4 * 2**20
@@ -24,6 +24,8 @@ LARGEST_MESSAGE = 4 * 2**20
 METADATA_SIZE = 16 * 2**10
 CONNECTION_AGE_MS = 15 * 60 * 1000
 CONNECTION_GRACE_MS = 60 * 1000
+# Of one connection at once; what is more waits on the caller's side.
+MOST_STREAMS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ def _options(listen: Listen) -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", LARGEST_MESSAGE),
         ("grpc.max_metadata_size", METADATA_SIZE),
         ("grpc.absolute_max_metadata_size", 2 * METADATA_SIZE),
+        ("grpc.max_concurrent_streams", MOST_STREAMS),
         ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
         ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_MS),
         ("grpc.so_reuseport", int(listen.reuse_port)),
@@ -154,8 +157,8 @@ def _answering_stream(frame: Frame, rpc: Callable[..., Any]) -> Callable[..., An
 
 def _asking_stream(frame: Frame, rpc: Callable[..., Any]) -> Callable[..., Any]:
     async def behaviour(requests: AsyncIterator[Message], context: Any) -> Any:
-        async with frame.around(_first(requests), context, bounded=True) as call:
-            return await rpc(_again(call.message, requests), call)
+        async with frame.around(partial(_first, requests), context, bounded=True) as call:
+            return await rpc(_whole(call, requests, partial(frame.look_again, call)), call)
 
     return behaviour
 
@@ -167,10 +170,14 @@ async def _first(requests: AsyncIterator[Message]) -> Message:
     return first
 
 
-async def _again(first: Message, rest: AsyncIterator[Message]) -> AsyncIterator[Message]:
-    yield first
+async def _whole(
+    call: Call, rest: AsyncIterator[Message], look_again: Check
+) -> AsyncIterator[Message]:
+    """A stream from its first message on; at its end the caller must still be let in."""
+    yield call.message
     async for message in rest:
         yield message
+    await look_again()
 
 
 SHAPES: dict[tuple[bool, bool], tuple[Callable[..., Any], Callable[..., Any]]] = {

@@ -16,6 +16,7 @@ from types import MappingProxyType, TracebackType
 from typing import Final
 
 from services.chassis.errors import invalid
+from services.chassis.plain_text import CONTROL
 from services.chassis.redaction import redact, redact_field, remember
 
 __all__ = [
@@ -215,12 +216,9 @@ class _ConsoleFormatter(_JsonFormatter):
         return "\n".join((shown, *(f"    {_one_line(each)}" for each in trace)))
 
 
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
-
 def _one_line(text: str) -> str:
     """Control characters escaped: what a caller sent must not forge lines or colour a terminal."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 _FORMATTERS: Final = {"json": _JsonFormatter, "console": _ConsoleFormatter}

@@ -1,7 +1,7 @@
 """Who calls, and into which tenant: plain values that every service shares."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final, Literal
@@ -12,8 +12,11 @@ from services.chassis.ids import TENANT_ID
 PLATFORM: Final = ""
 ANY_SOURCE: Final = "*"
 
-State = Literal["active", "disabled", "draining"]
-"""A `disabled` tenant is left alone but by its admins; a `draining` one is being deleted."""
+State = Literal["active", "disabled", "draining", "purged"]
+"""A `disabled` tenant is left alone but by its admins; a `draining` one is being deleted.
+
+Of a `purged` one only the proof is left, for the platform to read.
+"""
 
 Network = IPv4Network | IPv6Network
 
@@ -77,7 +80,8 @@ class Principal:
 
     `session` is what it called with (a key's id, a token's id), `ranges` the only addresses it may
     call from (empty: any), and `identity` names its kind, issuer and subject
-    (`chassis.invalidation.identity_of`).
+    (`chassis.invalidation.identity_of`). `lent_by` is who stands behind a key that somebody else
+    made for it; who signs in by themselves has none.
     """
 
     principal_id: UUID
@@ -88,6 +92,7 @@ class Principal:
     session: str = ""
     ranges: tuple[Network, ...] = ()
     identity: str = ""
+    lent_by: UUID | None = None
 
     def access(self, named: str) -> Access | None:
         """Its own access in a tenant, by slug or id."""
@@ -120,6 +125,23 @@ class Principal:
     def may_change(self, permission: str, named: str, kind: str, source: str) -> bool:
         """Whether it may change a document of a kind in a tenant in a source's name."""
         return any(grant.may_change(permission, kind, source) for grant in self.grants(named))
+
+    def without_reason(self) -> "Principal":
+        """The same one with only what it may do without saying why."""
+        if not any(grant.needs_reason for one in self.accesses.values() for grant in one.grants):
+            return self
+        return replace(
+            self,
+            accesses={
+                place: Access(
+                    access.tenant,
+                    access.tenant_id,
+                    tuple(grant for grant in access.grants if not grant.needs_reason),
+                    access.state,
+                )
+                for place, access in self.accesses.items()
+            },
+        )
 
     def may_call_from(self, address: IPv4Address | IPv6Address | None) -> bool:
         """Whether it may call from an address; None is one that is none, such as a socket's."""

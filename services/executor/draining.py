@@ -62,7 +62,8 @@ class Draining:
         if one.age_s < patience + self._settled_s:
             return False
         # What was done here is proof, and goes to the registry first.
-        if await store.untold(self._database, one.tenant_id):
+        untold = await store.untold(self._database, one.tenant_id)
+        if untold and not await self._untellable(one.tenant_id, untold):
             return False
         await self.purge(one.tenant_id)
         return True
@@ -75,6 +76,15 @@ class Draining:
             await self._report(tenant_id)
             if await self._forget(tenant_id):
                 return
+
+    async def _untellable(self, tenant_id: UUID, untold: int) -> bool:
+        """Whether the registry has no log any more in which what is untold could stand."""
+        try:
+            await self._registry.record(tenant_id, [])
+        except errors.NotFound:
+            log.warning("%d audit events of tenant %s go untold", untold, tenant_id)
+            return True
+        return False
 
     async def _cancel(self, tenant_id: UUID, running: list[UUID]) -> None:
         for target_id in running:

@@ -90,6 +90,7 @@ class Wired:
     worker: Worker
     scheduler: Scheduler
     doctor: Doctor
+    shipping: Shipping
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,9 @@ async def _metrics(wired: Wired) -> AsyncIterator[Ports]:
     if not port:
         yield {}
         return
-    found = Metrics(wired.database, wired.worker.meters, wired.doctor, wired.scheduler)
+    found = Metrics(
+        wired.database, wired.worker.meters, wired.doctor, wired.scheduler, wired.shipping
+    )
     async with metrics.serving(found, host, port) as bound:
         yield {"metrics": bound}
 
@@ -199,7 +202,7 @@ LOOPS: Final = (
         draining.LEADER,
         lambda wired: Draining(wired.database, wired.registry, wired.settings.drain_s).follow,
     ),
-    leading(audit_shipping.LEADER, lambda wired: Shipping(wired.database, wired.registry).follow),
+    leading(audit_shipping.LEADER, lambda wired: wired.shipping.follow),
     leading(scheduler.LEADER, lambda wired: wired.scheduler.follow),
     leading(doctor.LEADER, lambda wired: wired.doctor.follow),
 )
@@ -299,7 +302,7 @@ def _wire(
     worker = Worker(database, {running.name: running}, recorder, limits)
     return Wired(
         settings, database, registry, tenants.finder(database), catalog, changes, evaluator, worker,
-        Scheduler(database, registry), Doctor(database),
+        Scheduler(database, registry), Doctor(database), Shipping(database, registry),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from services.chassis.database import Database, PoolFigures
+from services.executor.audit_shipping import Shipping
 from services.executor.doctor import Doctor
 from services.executor.meters import KindMeter
 from services.executor.scheduler import Scheduler
@@ -54,11 +55,13 @@ class Metrics(Collector):
         meters: Mapping[str, KindMeter],
         doctor: Doctor,
         scheduler: Scheduler,
+        shipping: Shipping,
     ) -> None:
         self._database = database
         self._meters = meters
         self._doctor = doctor
         self._scheduler = scheduler
+        self._shipping = shipping
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: what there is to collect is told by collecting it."""
@@ -76,6 +79,11 @@ class Metrics(Collector):
             "tenon_scheduled_runs",
             "Runs this process has started by schedules",
             value=self._scheduler.started,
+        )
+        yield GaugeMetricFamily(
+            "tenon_audit_events_set_aside",
+            "Audit events that the registry refuses: must stay 0",
+            value=self._shipping.aside,
         )
 
 

@@ -4,7 +4,8 @@ A tenant that changed is *owed* until its snapshot is written and reported. One 
 is tried again later while the others go on; the stored position does not pass it, so that a new
 leader owes it too. A snapshot is written only over the revision that was there before it was asked
 for: two leaders for a moment cannot put an older one over a newer, and a registry restored to an
-older state is followed there.
+older state is followed there. A tenant that the registry does not know, any more or yet again, is on
+its way out here, too.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from services.chassis.retention import utc_now
 from services.executor import scheduler
 from services.executor.governing import govern
 from services.executor.registry import FeedMessage, Registry, Snapshot
+from services.executor.steering import Limits
 from services.executor.store import cursor, projected, tenants
 from services.executor.store.tenants import ProjectedTenant
 
@@ -74,11 +76,18 @@ class Projection:
         self._owed.clear()
         self._known.clear()
         self._stored = await cursor.read(self._database)
+        if not self._stored:
+            await self._owe_all()
         async with aclosing(self._registry.watch_feed(self._stored)) as messages:
             async for message in messages:
                 self._note(message)
                 await self._settle()
                 await self._advance(message.position)
+
+    async def _owe_all(self) -> None:
+        """Owe every tenant that is here: the feed does not tell of those purged long ago."""
+        now = self._clock()
+        self._owed = {tenant_id: _Owed(now) for tenant_id in await tenants.ids(self._database)}
 
     def _note(self, message: FeedMessage) -> None:
         changed = message.changed
@@ -97,10 +106,6 @@ class Projection:
     async def _try(self, tenant_id: UUID, owed: _Owed) -> None:
         try:
             self._known[tenant_id] = await self.project(tenant_id)
-        except errors.NotFound:
-            # It is purged: what this service had of it has gone before.
-            log.info("the registry knows tenant %s no more", tenant_id)
-            del self._owed[tenant_id]
         except Exception as error:  # one tenant's fault must not stop the others
             owed.tries += 1
             wait = min(FIRST_WAIT_S * 2**owed.tries, LONGEST_WAIT_S)
@@ -119,13 +124,33 @@ class Projection:
     async def project(self, tenant_id: UUID) -> int:
         """Bring one tenant to what it wants now, and report it; answers with the revision.
 
-        Safe to repeat. Raises Aborted when another leader wrote meanwhile.
+        One that the registry does not know is let go. Safe to repeat. Raises Aborted when another
+        leader wrote meanwhile.
         """
         before = await tenants.get(self._database, tenant_id)
-        snapshot = await self._registry.snapshot(tenant_id)
+        try:
+            snapshot = await self._registry.snapshot(tenant_id)
+        except errors.NotFound:
+            return await self._let_go(before)
         await self._write(snapshot, None if before is None else before.revision)
         await self._registry.report_projection(tenant_id, snapshot.revision)
         return snapshot.revision
+
+    async def _let_go(self, before: ProjectedTenant | None) -> int:
+        """Put a tenant that is still here on its way out: it wants nothing any more."""
+        if before is None or before.draining:
+            return 0
+        log.warning("the registry knows tenant %s no more: it goes", before.tenant_id)
+        # One revision on, as the registry's own deletion does.
+        gone = Snapshot(
+            *(before.tenant_id, before.slug, before.revision + 1),
+            enabled=False,
+            limits=Limits(paused=True),
+            objects=(),
+            draining=True,
+        )
+        await self._write(gone, before.revision)
+        return gone.revision
 
     async def _write(self, snapshot: Snapshot, seen: int | None) -> None:
         tenant = ProjectedTenant(

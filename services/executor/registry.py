@@ -27,7 +27,7 @@ from typing import Final, TypeVar, cast
 from uuid import UUID
 
 import grpc
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from tenon.registry.v1 import access_service_pb2 as access
 from tenon.registry.v1 import access_service_pb2_grpc as access_grpc
 from tenon.registry.v1 import audit_service_pb2 as audit
@@ -41,6 +41,7 @@ from tenon.registry.v1 import tenant_service_pb2_grpc as tenant_grpc
 
 from services.chassis import errors, tenancy
 from services.chassis.cache import Cache, Clock, Keeping
+from services.chassis.guesses import TOO_MANY
 from services.chassis.invalidation import Invalidation, invalidation
 from services.chassis.redaction import remember
 from services.chassis.secret import Secret
@@ -78,6 +79,8 @@ LEAVING: Final = "tenant"
 
 CALLER_UNKNOWN: Final = "CALLER_UNKNOWN"
 """The registry's reason where it is the caller, not we, whom it does not know."""
+CALLER_GUESSES: Final = "CALLER_GUESSES"
+"""The same, after too many wrong ones of the caller's address."""
 
 NO_ANSWER: Final = (
     errors.Unavailable,
@@ -248,10 +251,12 @@ class Registry:
 
     async def record(self, tenant_id: UUID | None, told: Sequence[Told]) -> None:
         """Take what was done here into a tenant's audit log, or into the platform's."""
-        request = audit.RecordAuditEventsRequest(
-            parent=f"tenants/{tenant_id}" if tenant_id else "",
-            events=[ParseDict(one.event, audit.RecordedEvent()) for one in told],
-        )
+        try:
+            events = [ParseDict(one.event, audit.RecordedEvent()) for one in told]
+        except ParseError as error:
+            raise errors.InvalidArgument(f"an event that is none: {error}") from None
+        parent = f"tenants/{tenant_id}" if tenant_id else ""
+        request = audit.RecordAuditEventsRequest(parent=parent, events=events)
         await _asked(self._audit.RecordAuditEvents(request, timeout=CALL_S))
 
     async def report_usage(self, counted: Counted) -> None:
@@ -399,6 +404,11 @@ def _our_errors(*, of_caller: bool = False) -> Iterator[None]:
         ours = from_rpc_error(error)
         if of_caller and ours.code == CALLER_UNKNOWN:
             raise errors.Unauthenticated(ours.message) from None
+        if of_caller and ours.code == CALLER_GUESSES:
+            # It was looked up and is wrong: what we remember of it must not go on to count.
+            raise errors.Unauthenticated(
+                ours.message, reason=TOO_MANY, retry_after_s=ours.retry_after_s
+            ) from None
         if isinstance(ours, NO_ANSWER):
             log.warning("the registry did not answer: %s: %s", ours.code, ours.message)
             raise errors.Unavailable("the registry does not answer") from None

@@ -153,6 +153,9 @@ RULES: dict[str, str] = {
             AND regexp_replace(using_text, '\\s+', ' ', 'g')
                 = coalesce(f->'purges'->>table_name, f->'purges'->>schema)
             OR
+            polname = 'owner_looks' AND table_name = 'registry.audit_anchors' AND polcmd = 'r'
+            AND role_names = ARRAY[f->>'owner']
+            OR
             role_names = ARRAY[f->'system_login'->>schema] AND polcmd = '*' AND (
                 polname = 'system_access' AND f->'system' ? table_name
                 AND using_text = 'true' AND check_text = 'true'

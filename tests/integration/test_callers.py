@@ -27,7 +27,7 @@ from services.chassis.tenancy import PLATFORM, Access, Grant, Network, Principal
 from tests.certificates import HERE, Authority
 
 KEY = Secret("tnk_test_good")
-RIGHTS = frozenset({"tenants.read", "feed.watch"})
+RIGHTS = frozenset({"tenants.read", "feed.watch", "config.apply"})
 REQUEST = pb2.GetTenantRequest(name="tenants/acme")
 
 
@@ -38,6 +38,7 @@ class Known:
     asked: list[tuple[str, str]] = field(default_factory=list)
     ranges: tuple[Network, ...] = ()
     revoked: bool = False
+    called: str = "it"
 
     async def authenticate(self, credential: str, address: str = "") -> Principal:
         self.asked.append((credential, address))
@@ -54,7 +55,9 @@ class Known:
 
     def _somebody(self) -> Principal:
         access = Access(PLATFORM, None, (Grant("EXECUTOR", RIGHTS),))
-        return Principal(UUID(int=1), "service", "it", {PLATFORM: access}, ranges=self.ranges)
+        return Principal(
+            UUID(int=1), "service", self.called, {PLATFORM: access}, ranges=self.ranges
+        )
 
 
 class Servicer:
@@ -69,6 +72,13 @@ class Servicer:
             return pb2.Tenant(name="tenants/acme")
 
         return answer
+
+    async def ApplyConfig(  # noqa: N802
+        self, requests: AsyncIterator[config.ApplyConfigRequest], call: Call
+    ) -> config.ApplyConfigResponse:
+        parts = [each async for each in requests]
+        self.calls.append(call)
+        return config.ApplyConfigResponse(revision=len(parts))
 
     async def WatchFeed(  # noqa: N802
         self, request: config.WatchFeedRequest, call: Call
@@ -247,3 +257,43 @@ async def test_an_open_stream_ends_within_a_second_when_its_caller_may_no_longer
         async with asyncio.timeout(1):
             assert isinstance(await fault_of(anext(stream)), errors.Unauthenticated)
     assert len(servicer.calls) == 1
+
+
+def applying(channel: grpc.aio.Channel) -> Any:
+    stub: config_grpc.ConfigServiceAsyncStub = config_grpc.ConfigServiceStub(channel)
+    return stub.ApplyConfig(timeout=20)
+
+
+HEADER = config.ApplyConfigRequest(header=config.ConfigHeader(tenant="acme"))
+
+
+async def test_who_sends_a_stream_is_looked_at_again_at_its_end(known: Known) -> None:
+    servicer = Servicer()
+    async with (
+        serve(known, servicer, Listen("127.0.0.1:0")) as port,
+        open_channel(f"127.0.0.1:{port}", key=KEY) as channel,
+    ):
+        renamed, revoked = applying(channel), applying(channel)
+        for call in (renamed, revoked):
+            await call.write(HEADER)
+        async with asyncio.timeout(5):
+            while len(known.asked) < 2:
+                await asyncio.sleep(0.01)
+        known.called = "it now"
+        await renamed.done_writing()
+        assert (await renamed).revision == 1
+        known.revoked = True
+        await revoked.done_writing()
+        assert isinstance(await fault_of(revoked), errors.Unauthenticated)
+    assert [call.principal.display_name for call in servicer.calls] == ["it now"]
+
+
+async def test_nobody_unknown_holds_a_stream_open(known: Known) -> None:
+    async with (
+        serve(known, Servicer(), Listen("127.0.0.1:0")) as port,
+        open_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        silent = [applying(channel) for _ in range(1500)]
+        async with asyncio.timeout(15):
+            told = await asyncio.gather(*map(fault_of, silent))
+    assert {type(each) for each in told} == {errors.Unauthenticated}

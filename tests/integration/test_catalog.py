@@ -59,6 +59,8 @@ BREACHES: dict[str, tuple[str, ...]] = {
         "ALTER POLICY system_forgets ON executor.run_requests TO PUBLIC",
         "ALTER POLICY tenant_purge ON executor.events USING (true)",
         "ALTER POLICY tenant_purge ON executor.tenants TO PUBLIC",
+        "ALTER POLICY owner_looks ON registry.audit_anchors TO {registry}",
+        "CREATE POLICY owner_looks ON registry.audit_events FOR SELECT TO {owner} USING (true)",
         (
             "CREATE POLICY tenant_purge ON executor.feed_cursor FOR DELETE TO {executor}"
             " USING (true)"

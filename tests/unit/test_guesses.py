@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import ResourceExhausted, Unauthenticated, Unavailable
-from services.chassis.guesses import Allowance, Guesses, place_of
+from services.chassis.guesses import CROWDED, TOO_MANY, Allowance, Guesses, place_of
 
-ALLOWANCE = Allowance(burst=3, again_per_s=1, queued_per_s=10, longest_wait_s=0.5, places=4)
+ALLOWANCE = Allowance(
+    burst=3, again_per_s=1, queued_per_s=10, longest_wait_s=0.5, longest_queue=20, places=4, right=5
+)
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 
 
@@ -20,13 +22,19 @@ class Door:
         self.now = 100.0
         self.waits: list[float] = []
         self.looked = 0
+        self.made = 0
         self.guesses = Guesses(ALLOWANCE, lambda: self.now, self._sleep)
 
-    async def right(self, address: str = HERE) -> str:
-        return await self.guesses.look_up(address, self._found)
+    async def right(self, address: str = HERE, mark: bytes = b"") -> str:
+        return await self.guesses.look_up(address, mark or self._new(), self._found)
 
-    async def wrong(self, address: str = HERE) -> None:
-        await self.guesses.look_up(address, self._refused)
+    async def wrong(self, address: str = HERE, mark: bytes = b"") -> None:
+        await self.guesses.look_up(address, mark or self._new(), self._refused)
+
+    def _new(self) -> bytes:
+        """The mark of a credential that was never seen."""
+        self.made += 1
+        return str(self.made).encode()
 
     async def _found(self) -> str:
         self.looked += 1
@@ -106,10 +114,73 @@ async def test_a_thousand_at_once_have_no_more_than_the_burst() -> None:
     assert told.count(Unauthenticated) == 3
 
 
-async def test_a_thousand_right_ones_at_once_all_get_through() -> None:
+async def test_as_many_right_ones_at_once_as_may_wait_all_get_through() -> None:
     door = Door()
-    assert await asyncio.gather(*(door.right() for _ in range(1000))) == ["somebody"] * 1000
+    assert await asyncio.gather(*(door.right() for _ in range(23))) == ["somebody"] * 23
     assert door.waits == []
+
+
+async def test_no_more_wait_than_there_is_room_for_and_whoever_gives_up_makes_room() -> None:
+    door = Door()
+
+    async def stuck() -> str:
+        await asyncio.Event().wait()
+        return "never"
+
+    asking = [
+        asyncio.ensure_future(door.guesses.look_up(HERE, str(number).encode(), stuck))
+        for number in range(1000)
+    ]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    refused = [each for each in asking if each.done()]
+    assert len(refused) == 1000 - 23
+    with pytest.raises(ResourceExhausted) as held:
+        await refused[0]
+    assert held.value.code == CROWDED
+    for each in asking[3:]:
+        each.cancel()
+    await asyncio.gather(*asking[3:], return_exceptions=True)
+    waiting = asyncio.ensure_future(door.right())
+    await asyncio.sleep(0)
+    asking[0].cancel()
+    assert await waiting == "somebody"
+    for each in asking[1:3]:
+        each.cancel()
+
+
+async def test_one_that_was_right_lately_waits_for_nobody() -> None:
+    door = Door()
+    await door.right(mark=b"known")
+    for _ in range(3):
+        await outcome(door.wrong)
+    flood = [asyncio.ensure_future(outcome(door.wrong)) for _ in range(200)]
+    for _ in range(20):
+        assert await door.right(mark=b"known") == "somebody"
+    assert set(await asyncio.gather(*flood)) == {ResourceExhausted}
+
+
+async def test_one_that_is_right_no_longer_costs_what_any_other_does() -> None:
+    door = Door()
+    await door.right(mark=b"known")
+    told = [await outcome(lambda: door.wrong(mark=b"known")) for _ in range(5)]
+    assert told == [Unauthenticated] * 4 + [ResourceExhausted]
+
+
+async def test_no_more_right_ones_are_remembered_than_there_is_room_for() -> None:
+    door = Door()
+    for _ in range(50):
+        await door.right()
+    assert len(door.guesses._right) == ALLOWANCE.right
+
+
+async def test_a_wrong_one_and_one_nobody_looked_at_are_told_apart() -> None:
+    door = Door()
+    for _ in range(3):
+        await outcome(door.wrong)
+    told = await asyncio.gather(*(door.wrong() for _ in range(20)), return_exceptions=True)
+    codes = [each.code for each in told if isinstance(each, ResourceExhausted)]
+    assert codes == [TOO_MANY] * 6 + [CROWDED] * 14
 
 
 async def test_whoever_gives_up_leaves_their_turn_to_the_next() -> None:
@@ -130,7 +201,7 @@ async def test_a_look_up_that_could_not_be_made_costs_nothing() -> None:
 
     for _ in range(10):
         with pytest.raises(Unavailable):
-            await door.guesses.look_up(HERE, down)
+            await door.guesses.look_up(HERE, b"down", down)
     assert await outcome(door.wrong) is Unauthenticated
 
 

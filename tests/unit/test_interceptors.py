@@ -3,7 +3,15 @@
 import pytest
 
 from services.chassis.errors import InvalidArgument
-from services.chassis.interceptors import address_of, is_encrypted, is_local, tenant_named
+from services.chassis.interceptors import (
+    NO_MESSAGE,
+    Call,
+    address_of,
+    is_encrypted,
+    is_local,
+    tenant_named,
+)
+from services.chassis.rules import Risk, Rule
 
 ID = "0190a1b2-c3d4-7000-8000-000000000001"
 
@@ -54,3 +62,13 @@ def test_a_name_says_its_tenant(text: str, tenant: str) -> None:
 def test_what_names_no_tenant_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument):
         tenant_named(text)
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [("ticket%207", "ticket 7"), ("a%00b%0Ac%E2%80%A8d", "a b c d"), ("%00%0A%20", ""), ("", "")],
+)
+def test_a_reason_is_one_line(sent: str, reason: str) -> None:
+    rule = Rule("/a.Service/Get", "a.read", Risk.LOW, "", False, frozenset(), False, False)
+    call = Call(rule, NO_MESSAGE, {"x-tenon-reason": sent}, "unix:", "r")
+    assert call.reason == reason

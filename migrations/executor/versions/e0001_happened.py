@@ -345,8 +345,6 @@ INDEXES = (
     "CREATE INDEX executions_connector ON executor.executions (tenant_id, connector, id)",
     # What has had its time is forgotten over all tenants, the oldest first.
     "CREATE INDEX event_receipts_age ON executor.event_receipts (received_at)",
-    # The oldest is told first, over all tenants.
-    "CREATE INDEX audit_outbox_age ON executor.audit_outbox (id)",
     "CREATE INDEX run_requests_age ON executor.run_requests (created_at)",
 )
 

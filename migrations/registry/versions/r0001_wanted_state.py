@@ -72,6 +72,8 @@ GLOBAL = {
             last4 text NOT NULL,
             metadata jsonb NOT NULL,
             created_by text NOT NULL,
+            -- Who answers for what is done with it: the principal itself, or who made it for them.
+            created_by_id uuid NOT NULL REFERENCES registry.principals,
             expires_at timestamptz,
             revoked_at timestamptz CHECK (revoked_at >= created_at),
             revoked_by text NOT NULL DEFAULT '',
@@ -343,6 +345,8 @@ TENANT: dict[str, tuple[str, str]] = {
             commit text NOT NULL,
             author_id uuid NOT NULL,
             author jsonb NOT NULL,
+            -- Who made the key that the author submitted with, where that was somebody else.
+            author_made_by uuid,
             policies text[] NOT NULL,
             approvals_needed integer NOT NULL CHECK (approvals_needed BETWEEN 1 AND 5),
             self_approval boolean NOT NULL,
@@ -568,7 +572,7 @@ def upgrade() -> None:
     tenancy.make(GLOBAL, TENANT)
     tenancy.make(access.GLOBAL, access.TENANT)
     tenancy.make(audit.GLOBAL, audit.TENANT)
-    audit.guard_heads()
+    audit.guard()
     for statement in (*INDEXES, *access.INDEXES, *audit.INDEXES):
         op.execute(statement)
     tenancy.by_month("registry", TIME_TABLES, audit.ANCHORED)

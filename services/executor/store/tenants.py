@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Boolean, Uuid, bindparam, case, func, or_, select
+from sqlalchemy import Boolean, Uuid, bindparam, case, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from services.chassis.database import Database, Statement, Transaction
@@ -38,29 +38,31 @@ FIND = Statement(
 )
 
 
-def _write() -> Statement:
-    columns = {column.name: bindparam(column.name, type_=column.type) for column in _COLUMNS}
-    since = case((bindparam("draining", type_=Boolean), func.now()))
-    new = insert(TENANTS).values(**columns, draining_since=since)
-    draining = new.excluded.draining_since
-    return Statement(
-        new.on_conflict_do_update(
-            index_elements=[TENANTS.c.tenant_id],
-            set_={
-                "slug": new.excluded.slug,
-                "enabled": new.excluded.enabled,
-                "revision": new.excluded.revision,
-                "projected_at": func.now(),
-                "draining_since": case(
-                    (draining.is_not(None), func.coalesce(TENANTS.c.draining_since, draining))
-                ),
-            },
-            where=TENANTS.c.revision == bindparam("seen", type_=TENANTS.c.revision.type),
-        )
+ALL = Statement(select(TENANTS.c.tenant_id))
+
+_SINCE = bindparam("draining", type_=Boolean)
+ADD = Statement(
+    insert(TENANTS)
+    .values(
+        **{c.name: bindparam(c.name, type_=c.type) for c in _COLUMNS},
+        draining_since=case((_SINCE, func.now())),
     )
-
-
-WRITE = _write()
+    .on_conflict_do_nothing(index_elements=[TENANTS.c.tenant_id])
+)
+UPDATE = Statement(
+    update(TENANTS)
+    .where(
+        TENANTS.c.tenant_id == bindparam("the_tenant_id", type_=Uuid),
+        TENANTS.c.revision == bindparam("seen", type_=TENANTS.c.revision.type),
+    )
+    .values(
+        slug=bindparam("slug"),
+        enabled=bindparam("enabled"),
+        revision=bindparam("revision"),
+        projected_at=func.now(),
+        draining_since=case((_SINCE, func.coalesce(TENANTS.c.draining_since, func.now()))),
+    )
+)
 
 
 async def get(source: Transaction | Database, tenant_id: UUID) -> ProjectedTenant | None:
@@ -79,21 +81,26 @@ async def find(database: Database, slug_or_id: str) -> ProjectedTenant | None:
     return ProjectedTenant(*row) if row is not None else None
 
 
+async def ids(database: Database) -> list[UUID]:
+    """Every tenant that is here."""
+    async with database.system() as tx:
+        return [row.tenant_id for row in await tx.all(ALL)]
+
+
 async def write(tx: Transaction, tenant: ProjectedTenant, *, seen: int | None) -> bool:
     """Write a tenant unless its revision is another one than was `seen` (None: it was absent).
 
-    False: somebody else wrote it meanwhile. The row stays locked until the transaction ends.
+    False: somebody else wrote it meanwhile, or it has gone. The row stays locked until the transaction ends.
     """
-    written = await tx.run(
-        WRITE,
-        tenant_id=tenant.tenant_id,
-        slug=tenant.slug,
-        enabled=tenant.enabled,
-        revision=tenant.revision,
-        draining=tenant.draining,
-        seen=seen,
-    )
-    return written == 1
+    row = {
+        "slug": tenant.slug,
+        "enabled": tenant.enabled,
+        "revision": tenant.revision,
+        "draining": tenant.draining,
+    }
+    if seen is None:
+        return await tx.run(ADD, tenant_id=tenant.tenant_id, **row) == 1
+    return await tx.run(UPDATE, the_tenant_id=tenant.tenant_id, seen=seen, **row) == 1
 
 
 def _state(tenant: ProjectedTenant) -> State:

@@ -1,7 +1,7 @@
 """API keys: made, rotated, taken back. Their text leaves in the answer that made them, and once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -17,7 +17,9 @@ from services.registry.access.key_text import key_id_of
 from services.registry.access.key_wishes import Wish
 from services.registry.access.principals import held
 from services.registry.store import api_keys as store
+from services.registry.store import staff
 from services.registry.store.invalidations import telling
+from services.registry.store.principals import LOCK
 
 KIND: Final = "Key"
 MOST_LIVE: Final = 2
@@ -58,11 +60,11 @@ class ApiKeys:
             # All that count a principal's keys hold the principal meanwhile.
             await held(transaction, by.tenant_id, principal_id)
             await self._check(transaction, wish)
-            await changes.check_reach(transaction, by, principal_id, wish.scopes)
+            scopes = await changes.reach(transaction, by, principal_id, wish.scopes)
             live = await _live(transaction, principal_id, wish.display_name)
             if live:
                 raise AlreadyExists("there is a live key of this name; rotate it")
-            made = await self._made(transaction, by, principal_id, wish)
+            made = await self._made(transaction, by, principal_id, replace(wish, scopes=scopes))
             return Done(answer(made), _told("create", made.row, {}))
 
         return await self._changes.make(by, act)
@@ -87,13 +89,15 @@ class ApiKeys:
             row = await _held(transaction, by.tenant_id, key_id)
             wish = _like(row, ends, (await transaction.one(store.NOW)).now)
             await self._check(transaction, wish)
-            await changes.check_reach(transaction, by, row.principal_id, wish.scopes)
+            scopes = await changes.reach(transaction, by, row.principal_id, wish.scopes)
             if len(await _live(transaction, row.principal_id, row.name)) >= MOST_LIVE:
                 raise FailedPrecondition(
                     "two keys of this name are live; revoke one, or wait until the older one ends",
                     reason="TWO_LIVE_KEYS",
                 )
-            await transaction.run(store.END, the_key_id=key_id, overlap=overlap)
+            if not await transaction.run(store.END, the_key_id=key_id, overlap=overlap):
+                raise _not_live("revoked")
+            wish = replace(wish, scopes=scopes)
             made = await self._made(transaction, by, row.principal_id, wish)
             previous = await _find(transaction, by.tenant_id, key_id)
             told = _told("rotate", made.row, {})
@@ -102,14 +106,24 @@ class ApiKeys:
         return await self._changes.make(by, act)
 
     async def revoke(self, by: By, key_id: str, reason: str, answer: Answer) -> bytes:
-        """Take a key back; doing so again changes nothing."""
+        """Take a key back; doing so again changes nothing.
+
+        Raises PermissionDenied for another's key that may more than the caller, and
+        FailedPrecondition for the last one by which an owner of the platform comes in.
+        """
         if len(reason) > LONGEST_REASON:
             raise invalid("reason", f"has more than {LONGEST_REASON} characters")
 
         async def act(transaction: Transaction) -> Done:
-            before = await _find(transaction, by.tenant_id, key_id)
+            # The owners first, as whoever disables one does: two orders would be a deadlock.
+            owners = await staff.owners(transaction) if by.tenant_id is None else set()
+            before = await _settled(transaction, by.tenant_id, key_id)
             if before.state == "revoked":
                 return Done(answer(before), None)
+            if before.principal_id != by.caller.principal_id:
+                await changes.check_reach(transaction, by, before.principal_id, before.scopes)
+            if before.principal_id in owners:
+                await staff.keep_a_way_in(transaction, key_id)
             await transaction.run(
                 store.REVOKE,
                 the_key_id=key_id,
@@ -157,6 +171,7 @@ class ApiKeys:
             wish.address_ranges,
             created_by=by.actor.display_name,
             metadata=wish.metadata or {},
+            created_by_id=by.answerable(principal_id),
         )
         key_id = key_id_of(text.reveal_text()) or ""
         return Made(await _find(transaction, by.tenant_id, key_id), text)
@@ -170,13 +185,24 @@ async def _find(transaction: Transaction, tenant_id: UUID | None, key_id: str) -
 
 
 async def _held(transaction: Transaction, tenant_id: UUID | None, key_id: str) -> Any:
-    """The row of a live key, with its principal held against whoever counts its keys."""
+    """The row of a live key of a principal that may call, which is held."""
     row = await _find(transaction, tenant_id, key_id)
     await held(transaction, tenant_id, row.principal_id)
     row = await _find(transaction, tenant_id, key_id)
     if row.state != "live":
-        raise FailedPrecondition(f"the key is {row.state}; make a new one", reason="KEY_NOT_LIVE")
+        raise _not_live(row.state)
     return row
+
+
+async def _settled(transaction: Transaction, tenant_id: UUID | None, key_id: str) -> Any:
+    """The row of a key, whoever's, with its principal held against whoever changes its keys."""
+    row = await _find(transaction, tenant_id, key_id)
+    await transaction.one(LOCK, tenant_id=tenant_id, principal_id=row.principal_id)
+    return await _find(transaction, tenant_id, key_id)
+
+
+def _not_live(state: str) -> FailedPrecondition:
+    return FailedPrecondition(f"the key is {state}; make a new one", reason="KEY_NOT_LIVE")
 
 
 async def _live(transaction: Transaction, principal_id: UUID, name: str) -> list[Any]:

@@ -10,6 +10,7 @@ from services.chassis.errors import NotFound, PermissionDenied
 from services.chassis.rules import Risk
 from services.chassis.tenancy import PLATFORM, Grant, Principal
 from services.registry.access.authority import lacking
+from services.registry.access.key_wishes import EVERYTHING
 from services.registry.answers import Asked, Once
 from services.registry.audit.log import Actor, Event, Log
 from services.registry.store import access as store
@@ -31,6 +32,16 @@ class By:
     def is_owner(self) -> bool:
         """Whether the caller may give whatever there is: an owner of the platform."""
         return self.caller.may(STAFF_MANAGE, PLATFORM)
+
+    def answerable(self, principal_id: UUID) -> UUID:
+        """Who answers for a key that the caller makes for a principal.
+
+        Whoever signed in, however many lent keys lie between. Raises PermissionDenied where a lent
+        key would make one of its lender's own.
+        """
+        if self.caller.lent_by == principal_id:
+            raise PermissionDenied("make your own keys with your own sign-in", reason="LENT_KEY")
+        return self.caller.lent_by or self.caller.principal_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,7 @@ def event(
 
 
 async def check_reach(
-    transaction: Transaction, by: By, principal_id: UUID, scopes: Sequence[str] = ("*",)
+    transaction: Transaction, by: By, principal_id: UUID, scopes: Sequence[str] = (EVERYTHING,)
 ) -> None:
     """Nobody hands out what they have not, save owners: raises PermissionDenied.
 
@@ -102,21 +113,50 @@ async def check_reach(
     """
     if by.is_owner:
         return
-    asked = {"principal_id": principal_id}
-    tenants, platform = await transaction.pipeline(
-        [Bound(store.TENANT_GRANTS, asked), Bound(store.PLATFORM_GRANTS, asked)]
-    )
+    tenants, platform = await _grants(transaction, principal_id)
     here = [row for row in tenants if by.tenant_id in {None, row.tenant_id}]
     held = [(row.slug, row) for row in here] + [(PLATFORM, row) for row in platform]
     for place, row in held:
         reached = frozenset(row.permissions)
-        reached = reached if "*" in scopes else reached & {*scopes}
+        reached = reached if EVERYTHING in scopes else reached & {*scopes}
         grant = Grant(row.role, reached, frozenset(row.kinds), frozenset(row.sources))
         if lacking(by.caller, place, grant):
             raise PermissionDenied(
                 "the principal may do more than you may; an owner of the platform can do this",
                 reason="MORE_THAN_YOURS",
             )
+
+
+async def reach(
+    transaction: Transaction, by: By, principal_id: UUID, scopes: Sequence[str]
+) -> list[str]:
+    """The scopes that a key made by somebody may have; raises PermissionDenied.
+
+    What the principal is given later must not fall to who made a key for it before: `*` in
+    another's hands is what it and they may now.
+    """
+    await check_reach(transaction, by, principal_id, scopes)
+    if by.is_owner or by.answerable(principal_id) == principal_id:
+        return [*scopes]
+    tenants, platform = await _grants(transaction, principal_id)
+    known = {each for row in (*tenants, *platform) for each in row.permissions}
+    for access in by.caller.accesses.values():
+        if access.tenant_id in {None, by.tenant_id}:
+            known |= access.permissions
+    beyond = {*scopes} - known - {EVERYTHING}
+    if beyond:
+        raise PermissionDenied(
+            f"you may not do this yourself: {', '.join(sorted(beyond))}", reason="MORE_THAN_YOURS"
+        )
+    return sorted(known) if EVERYTHING in scopes else [*scopes]
+
+
+async def _grants(transaction: Transaction, principal_id: UUID) -> list[Any]:
+    """What a principal was given in tenants, and in the platform."""
+    asked = {"principal_id": principal_id}
+    return await transaction.pipeline(
+        [Bound(store.TENANT_GRANTS, asked), Bound(store.PLATFORM_GRANTS, asked)]
+    )
 
 
 def absent(what: str) -> NotFound:

@@ -14,8 +14,8 @@ from uuid import UUID
 
 from services.chassis.cache import Cache, Keeping
 from services.chassis.database import Bound, Database, Transaction
-from services.chassis.errors import Unauthenticated
-from services.chassis.guesses import Guesses
+from services.chassis.errors import ResourceExhausted, Unauthenticated
+from services.chassis.guesses import TOO_MANY, Guesses
 from services.chassis.ids import uuid7
 from services.chassis.invalidation import Invalidation, identity_of
 from services.chassis.secret import Secret
@@ -27,6 +27,8 @@ from services.registry.store import access as store
 
 KEEPING: Final = Keeping(fresh_s=30, stale_s=30, refused_s=0)
 CALLER_UNKNOWN: Final = "CALLER_UNKNOWN"
+CALLER_GUESSES: Final = "CALLER_GUESSES"
+"""Their credential is wrong, after too many others of their address."""
 EVERYTHING: Final = "*"
 # What a key without scopes may do.
 LEAST: Final = frozenset({"tenants.read"})
@@ -75,15 +77,21 @@ class AccessControl:
         must not be told by us what we have not yet forgotten. Refusals have a reason of their own,
         so that the service can tell a bad caller from a bad key of its own.
         """
-        look_up = (
-            partial(self._look_up, credential)
+        mark, look_up = (
+            (_mark("credential", credential), partial(self._look_up, credential))
             if credential or not certificate
-            else partial(self._certified, certificate)
+            else (_mark("certificate", certificate), partial(self._certified, certificate))
         )
         try:
-            return _in_time(await self._guesses.look_up(address, look_up))
+            return _in_time(await self._guesses.look_up(address, mark, look_up))
         except Unauthenticated:
             raise refused(CALLER_UNKNOWN) from None
+        except ResourceExhausted as error:
+            if error.code != TOO_MANY:
+                raise
+            raise ResourceExhausted(
+                error.message, reason=CALLER_GUESSES, retry_after_s=error.retry_after_s
+            ) from None
 
     async def current(self, principal_id: UUID) -> Principal | None:
         """A principal by its id with all its grants of this moment; None: unknown or disabled."""
@@ -102,8 +110,12 @@ class AccessControl:
         address_ranges: Sequence[str] = (),
         created_by: str = "",
         metadata: Mapping[str, str] | None = None,
+        created_by_id: UUID | None = None,
     ) -> Secret:
-        """Make a key for a principal (in the system login's transaction); its text is told once."""
+        """Make a key for a principal (in the system login's transaction); its text is told once.
+
+        `created_by_id` is whoever answers for it; without one it is the principal's own.
+        """
         made = keys.new_key(environment, self._pepper)
         await transaction.run(
             store.ADD_KEY,
@@ -117,6 +129,7 @@ class AccessControl:
             environment=environment,
             metadata=dict(metadata or {}),
             created_by=created_by,
+            created_by_id=created_by_id or principal_id,
             expires_at=expires_at,
         )
         return made.text
@@ -124,7 +137,7 @@ class AccessControl:
     async def _known(
         self, kind: str, shown: str, address: str, look_up: Callable[[str], Awaitable[Principal]]
     ) -> Principal:
-        mark = hashlib.sha256(f"{kind} {shown}".encode()).digest()
+        mark = _mark(kind, shown)
         principal = self._seen.known(mark)
         if principal is None:
             principal = await self._seen.get(
@@ -135,10 +148,8 @@ class AccessControl:
     async def _load(
         self, mark: bytes, shown: str, address: str, look_up: Callable[[str], Awaitable[Principal]]
     ) -> tuple[Principal, float]:
-        if self._seen.held(mark):
-            # It was right a moment ago: whoever guesses beside it must not be in its way.
-            return await look_up(shown), KEEPING.stale_s
-        return await self._guesses.look_up(address, partial(look_up, shown)), KEEPING.stale_s
+        found = await self._guesses.look_up(address, mark, partial(look_up, shown))
+        return found, KEEPING.stale_s
 
     async def _look_up(self, credential: str) -> Principal:
         if credential.count(".") != 2:
@@ -169,6 +180,7 @@ class AccessControl:
                 row.expires_at,
                 row.scopes,
                 row.address_ranges,
+                row.created_by_id if row.created_by_id != row.principal_id else None,
             )
 
     async def _certified(self, certificate: str) -> Principal:
@@ -225,6 +237,11 @@ def refused(reason: str | None = None) -> Unauthenticated:
     return Unauthenticated("the credential is not valid", reason=reason)
 
 
+def _mark(kind: str, shown: str) -> bytes:
+    """What is remembered of a credential: not itself."""
+    return hashlib.sha256(f"{kind} {shown}".encode()).digest()
+
+
 def _in_time(principal: Principal) -> Principal:
     """The same one, unless what it called with has expired."""
     if principal.expires_at is not None and principal.expires_at <= datetime.now(UTC):
@@ -239,6 +256,7 @@ async def _principal(
     expires_at: datetime | None,
     scopes: Sequence[str] = (EVERYTHING,),
     ranges: Sequence[str] = (),
+    lent_by: UUID | None = None,
 ) -> Principal:
     asked = {"principal_id": row.principal_id}
     tenants, platform = await transaction.pipeline(
@@ -258,6 +276,7 @@ async def _principal(
         session,
         tuple(map(ip_network, ranges)),
         identity_of(row.kind, row.issuer, row.subject),
+        lent_by,
     )
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from services.chassis.database import Database, Transaction
 from services.chassis.errors import AlreadyExists, NotFound, PermissionDenied, invalid
 from services.chassis.rules import Risk
-from services.chassis.tenancy import ANY_SOURCE, PLATFORM
+from services.chassis.tenancy import ANY_SOURCE
 from services.registry.access import changes
 from services.registry.access.changes import By, Changes, Done
 from services.registry.access.principals import held
@@ -59,12 +59,12 @@ class Grants:
             )
 
     async def add(self, by: By, wish: Wish, answer: Answer) -> bytes:
-        """Give a role. Raises AlreadyExists, and PermissionDenied where it is above the caller."""
+        """Give a role. Raises AlreadyExists, and PermissionDenied for all but owners."""
 
         async def act(transaction: Transaction) -> Done:
             # Of the platform's alone: who has a tenant's principal in hand is its admin.
             name = (await held(transaction, None, wish.principal_id)).display_name
-            _check_rank(by, await _role(transaction, wish.role))
+            _check_owner(by, await _role(transaction, wish.role))
             key = {"principal_id": wish.principal_id, "role": wish.role}
             if await transaction.one(store.FIND, **key) is not None:
                 raise AlreadyExists("it has this role; remove it to give it with other limits")
@@ -89,7 +89,7 @@ class Grants:
             row = await transaction.one(store.FIND, **key)
             if row is None:
                 raise NotFound("it has no such role")
-            _check_rank(by, await _role(transaction, role))
+            _check_owner(by, await _role(transaction, role))
             await transaction.run(store.REMOVE, **key)
             told = _told("delete", row.display_name, principal_id, _fields(row), {})
             return Done(answer, told, [telling(principal=principal_id)])
@@ -106,10 +106,11 @@ async def _role(transaction: Transaction, role: str) -> Any:
     return found
 
 
-def _check_rank(by: By, role: Any) -> None:
-    """Only an owner hands out a role that reaches into every tenant, or beyond the caller's own."""
-    above = any(not by.caller.may(permission, PLATFORM) for permission in role.permissions)
-    if (role.needs_reason or above) and not by.is_owner:
+def _check_owner(by: By, role: Any) -> None:
+    """Whoever could give what reaches into every tenant would give themselves a grant without
+    their own one's reason and limits: only owners do.
+    """
+    if not by.is_owner:
         raise PermissionDenied(
             f"only an owner of the platform gives or takes {role.role}", reason="MORE_THAN_YOURS"
         )

@@ -6,7 +6,12 @@ from typing import Any, Final
 from uuid import UUID
 
 from services.chassis.database import Database, Transaction
-from services.chassis.errors import FailedPrecondition, InvalidArgument, Violation
+from services.chassis.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    Violation,
+)
 from services.chassis.ids import uuid7
 from services.chassis.rules import Risk
 from services.registry.access import changes
@@ -65,8 +70,17 @@ class Principals:
         self._changes = made
 
     async def create(self, by: By, new: Introduction, answer: Answer) -> bytes:
-        """Make one. Raises AlreadyExists where its identity is known."""
+        """Make one. Raises AlreadyExists where its identity is known.
+
+        A person for whom no issuer speaks is whoever holds the key: only owners make one, or
+        PermissionDenied is raised.
+        """
         new.check(of_tenant=by.tenant_id is not None)
+        if new.kind == "user" and not new.issuer and not by.is_owner:
+            raise PermissionDenied(
+                "only an owner of the platform makes a user without an issuer",
+                reason="MORE_THAN_YOURS",
+            )
 
         async def act(transaction: Transaction) -> Done:
             row = await introduce(transaction, new, by.tenant_id)

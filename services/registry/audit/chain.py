@@ -23,10 +23,10 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 # What an event says, in the order in which it is signed.
 SIGNED: Final = (
-    *("id", "seq", "created_at", "actor_id", "actor_kind", "actor_name", "actor_role", "session"),
-    *("address", "user_agent", "reason", "method", "action", "kind", "object", "object_id"),
-    *("outcome", "severity", "error", "repeats", "fields", "risk", "revision", "request_id"),
-    *("source", "commit", "file", "line", "previous"),
+    *("id", "told_id", "seq", "created_at", "actor_id", "actor_kind", "actor_name", "actor_role"),
+    *("session", "address", "user_agent", "reason", "method", "action", "kind", "object"),
+    *("object_id", "outcome", "severity", "error", "repeats", "fields", "risk", "revision"),
+    *("request_id", "source", "commit", "file", "line", "previous"),
 )
 
 Row = Mapping[str, Any]

@@ -22,6 +22,11 @@ log = logging.getLogger(__name__)
 
 Outcome = Literal["done", "refused", "failed"]
 
+ITSELF: Final = "registry"
+DISTRUST: Final = "distrust"
+# What proves nothing, and is no stranger's word any more: the log knows that its head was spoilt.
+SPOILT: Final = b""
+
 SEVERITIES: Final = {"done": "info", "refused": "warning", "failed": "error"}
 """How loud an event is, by how it ended; the loudest last."""
 
@@ -48,7 +53,8 @@ class Event:
 
     `object_id` is that of the thing itself where it has one; `error` the reason code of what was
     not done, `repeats` how often the same was refused before without an event of its own;
-    `provider` the one whose settings an integration holds, by whose manifest they are masked.
+    `provider` the one whose settings an integration holds, by whose manifest they are masked;
+    `told_id` the id by which another service told it, which says nothing of when.
     """
 
     action: str
@@ -66,6 +72,7 @@ class Event:
     error: str = ""
     repeats: int = 0
     provider: str = ""
+    told_id: UUID | None = None
     event_id: UUID = field(default_factory=uuid7)
     happened_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -104,7 +111,10 @@ class Log:
             return
         book, scope = store.book_of(tenant_id), store.scope_of(tenant_id)
         chain = self._chains(tenant_id)
-        seq, mac = await self.hold(transaction, tenant_id)
+        head = await self.hold(transaction, tenant_id)
+        seq, mac, sound = head.seq, bytes(head.mac), self.is_ours(tenant_id, head)
+        if not sound and bytes(head.proof) != SPOILT:
+            told = [_distrust(seq), *told]
         calls = []
         for actor, event in told:
             seq += 1
@@ -112,12 +122,14 @@ class Log:
             mac = row["mac"] = chain.mac(row)
             row["fields"] = store.as_fields(row["fields"])
             calls.append(Bound(book.append, row))
-        moved = {"new_seq": seq, "new_mac": mac, "new_proof": chain.proof(seq, mac)}
+        # A proof of ours would make whole what somebody cut off.
+        proof = chain.proof(seq, mac) if sound else SPOILT
+        moved = {"new_seq": seq, "new_mac": mac, "new_proof": proof}
         calls.append(Bound(book.move_head, {**scope, **moved}))
         await transaction.pipeline(calls + _notices(tenant_id, told))
 
-    async def hold(self, transaction: Transaction, tenant_id: UUID | None) -> tuple[int, bytes]:
-        """Hold a log against whoever else appends until the transaction ends; where it stands."""
+    async def hold(self, transaction: Transaction, tenant_id: UUID | None) -> Any:
+        """Hold a log against whoever else appends until the transaction ends; its head."""
         book, scope = store.book_of(tenant_id), store.scope_of(tenant_id)
         chain = self._chains(tenant_id)
         first = {"seq": 0, "mac": chain.start, "proof": chain.proof(0, chain.start)}
@@ -125,15 +137,22 @@ class Log:
         _, (head,) = await transaction.pipeline(
             [Bound(book.ensure_head, {**scope, **first}), Bound(book.lock_head, scope)]
         )
-        seq, mac = head.seq, bytes(head.mac)
-        if not same(head.proof, chain.proof(seq, mac)):
-            # To stop here would let whoever spoilt the head stop every change, too.
+        return head
+
+    def is_ours(self, tenant_id: UUID | None, head: Any) -> bool:
+        """Whether a head was moved by us, which the log says aloud where it was not.
+
+        To stop there would let whoever spoilt it stop every change, too.
+        """
+        ours = same(head.proof, self._chains(tenant_id).proof(head.seq, bytes(head.mac)))
+        if not ours:
             log.error("the head of the audit log of %s is not ours", tenant_id or "the platform")
-        return seq, mac
+        return ours
 
     def _row(self, actor: Actor, event: Event) -> dict[str, Any]:
         return {
             "id": event.event_id,
+            "told_id": event.told_id,
             "created_at": event.happened_at,
             "actor_id": actor.principal_id,
             "actor_kind": actor.kind,
@@ -161,6 +180,12 @@ class Log:
             "file": event.file,
             "line": event.line,
         }
+
+
+def _distrust(seq: int) -> Told:
+    """What tells that a head was found which is not ours, before all that is appended to it."""
+    actor = Actor(UUID(int=0), "service", ITSELF, "", address="", user_agent="", request_id="")
+    return actor, Event(DISTRUST, "AuditLog", f"head at {seq}", UUID(int=0), Risk.CRITICAL)
 
 
 def _notices(tenant_id: UUID | None, told: Sequence[Told]) -> list[Bound]:

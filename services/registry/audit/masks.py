@@ -22,6 +22,8 @@ from services.registry.wanted.objects import SECRET_VALUES, Schemas
 from services.registry.wanted.plan import NOTHING, FieldChange
 
 SHOWN: Final = 12
+OWNER: Final = "owner"
+"""Not a field of any object, but the source that had set some, or has now."""
 
 # Typed as text by the contract, yet written by authors as templates and expressions.
 TEMPLATED: Final[Mapping[str, frozenset[str]]] = {
@@ -54,9 +56,9 @@ PLAIN: Final[Mapping[str, frozenset[str]]] = {
     ),
     "AuditEvent": frozenset({"note"}),
     "Config": frozenset({"faults"}),
-    "Lane": frozenset({"pause_reason"}),
-    "ProviderSwitch": frozenset({"reason"}),
-    "Execution": frozenset({"state"}),
+    "Lane": frozenset({"pause_reason", "create_time"}),
+    "ProviderSwitch": frozenset({"reason", "create_time"}),
+    "Execution": frozenset({"state", "create_time"}),
 }
 
 _STEP: Final = re.compile(r"\.?([^.\[]+)|\[(\d+)\]")
@@ -82,6 +84,8 @@ class Masks:
         return words
 
     def _shown(self, kind: str, path: str, value: Any, provider: str) -> Any:
+        if path == OWNER:
+            return _redacted(value)
         if path == SECRET_VALUES or path.startswith(f"{SECRET_VALUES}."):
             return _fingerprints(value)
         if path == "spec.config" and isinstance(value, dict):

@@ -53,7 +53,7 @@ class Filter:
         """The id to begin below: an id says when, so that a time finds its month."""
         if self.until is None:
             return self.before
-        # Events of another service are told later than they happened, never sooner.
+        # What a transaction took its time to append has an older id, never a much younger one.
         return min(self.before, uuid7_floor(self.until + _SLACK))
 
 

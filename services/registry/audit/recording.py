@@ -28,10 +28,11 @@ class Recording:
     ) -> int:
         # The same may be told twice at one time: the second one waits here for the first.
         await self._log.hold(transaction, tenant_id)
-        asked = {"ids": [event.event_id for _, event in told]}
+        first = {event.told_id: (actor, event) for actor, event in reversed(told)}
+        asked = {"ids": list(first)}
         known = Bound(store.book_of(tenant_id).known, {**store.scope_of(tenant_id), **asked})
         (rows,) = await transaction.pipeline([known])
-        there = {row.id for row in rows}
-        new = [each for each in told if each[1].event_id not in there]
+        there = {row.told_id for row in rows}
+        new = [each for told_id, each in reversed(first.items()) if told_id not in there]
         await self._log.take(transaction, tenant_id, new)
         return len(new)

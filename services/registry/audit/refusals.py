@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 from uuid import UUID
 
@@ -46,9 +47,9 @@ class Attempt:
 
 @dataclass(slots=True)
 class _Heard:
-    """When a refusal was told last, and how often it was repeated since."""
+    """When a refusal was told last, and how often it came untold since."""
 
-    told_at: float
+    told_at: float = -inf
     repeats: int = 0
 
 
@@ -74,28 +75,32 @@ class Refusals:
 
     async def _tell(self, attempt: Attempt, error: Exception) -> None:
         code = error.code if isinstance(error, TenonError) else type(error).__name__
-        repeats = self._repeats(
+        heard = self._heard_of(
             (attempt.tenant_id, attempt.actor.principal_id, attempt.action, code)
         )
-        if repeats is None:
+        before, told_at, now = heard.repeats, heard.told_at, self._clock()
+        heard.repeats += 1
+        if now - told_at < QUIET_S:
             return
+        # At once, so that those who come meanwhile do not tell it, too.
+        heard.told_at, written = now, False
         try:
-            await self._write(attempt, _event(attempt, error, code, repeats))
+            await self._write(attempt, _event(attempt, error, code, before))
+            heard.repeats -= before + 1
+            written = True
         except TenonError as fault:
             # The caller shall hear what happened to the call, not to its record.
             log.warning("a refusal is not in the audit log: %s", fault.message)
+        finally:
+            if not written:
+                heard.told_at = told_at
 
-    def _repeats(self, key: tuple[object, ...]) -> int | None:
-        """How often it came untold before; None where it is not to be told now."""
-        now, heard = self._clock(), self._heard.get(key)
-        if heard is not None and now - heard.told_at < QUIET_S:
-            heard.repeats += 1
-            return None
-        self._heard[key] = _Heard(now)
+    def _heard_of(self, key: tuple[object, ...]) -> _Heard:
+        heard = self._heard.setdefault(key, _Heard())
         self._heard.move_to_end(key)
         while len(self._heard) > MOST_REMEMBERED:
             self._heard.popitem(last=False)
-        return heard.repeats if heard else 0
+        return heard
 
     async def _write(self, attempt: Attempt, event: Event) -> None:
         if attempt.tenant_id is None:

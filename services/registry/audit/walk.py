@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
+from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -53,21 +53,40 @@ class Walk:
         self._chain = chain
         self._anchors = [one for one in anchors if one.is_ours(chain)]
         self._foreign = [one for one in anchors if not one.is_ours(chain)]
-        pruned = [one for one in self._anchors if one.pruned]
-        begin = max(pruned, key=lambda one: one.seq, default=None)
-        self.from_seq = begin.seq if begin else 0
-        self.seq = self.from_seq
-        self.checked = 0
-        self._mac = begin.mac if begin else chain.start
+        self.from_seq = self.seq = self.checked = 0
+        self._mac = chain.start
         # Whether what stands at `seq` is ours, so that what follows must follow it.
         self._sound = True
         # The last place at which an event of ours stands.
-        self._ours = self.seq
+        self._ours = 0
+        self._begin_behind(self._anchors)
         ours = head is not None and self._is_ours(head)
         self._head_seq = head.seq if ours else UNKNOWN
         # By the place: what anchors say its event's MAC is.
         self._said = {one.seq: one for one in self._anchors if one.seq > self.from_seq}
         self._pending: list[Any] = []
+
+    def lacks(self, rows: Sequence[Any]) -> bool:
+        """Whether the next page leaves out a place."""
+        places = [self.seq, *(row.seq for row in (*self._pending, *rows))]
+        return any(later > max(one, self.from_seq) + 1 for one, later in pairwise(places))
+
+    def forgive(self, anchors: Sequence[Anchor]) -> None:
+        """Go on behind what was forgotten on purpose since the walk began."""
+        pruned = [one for one in anchors if one.pruned and one.seq > self.from_seq]
+        ours = [one for one in pruned if one.is_ours(self._chain)]
+        self._anchors += ours
+        self._begin_behind(ours)
+
+    def _begin_behind(self, anchors: Sequence[Anchor]) -> None:
+        pruned = [one for one in anchors if one.pruned]
+        begin = max(pruned, key=lambda one: one.seq, default=None)
+        if begin is None:
+            return
+        self.from_seq = begin.seq
+        if begin.seq > self.seq:
+            self.seq, self._mac, self._sound = begin.seq, begin.mac, True
+            self._ours = begin.seq
 
     def take(self, rows: Sequence[Any]) -> Iterator[Fault]:
         """The faults of a page of rows; the last place of it waits for the next page."""

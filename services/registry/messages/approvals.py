@@ -35,9 +35,10 @@ def planned_message(planned: Planned) -> pb2.Plan:
 
 
 def applied_message(applied: Applied) -> pb2.ApplyConfigResponse:
-    """What an apply did, or what waits to be done."""
+    """What an apply did, or what waits to be done: no values then, since answers are kept."""
     message = messages.applied_message(applied)
     if applied.pending is not None:
+        _outline(message.plan)
         message.pending.CopyFrom(listed_message(applied.plan.tenant, applied.pending))
     return message
 
@@ -54,6 +55,13 @@ def pending_message(tenant: str, row: Any) -> pb2.PendingRevision:
             unchanged=row.plan["unchanged"],
         )
     )
+    return message
+
+
+def decided_message(tenant: str, row: Any) -> pb2.PendingRevision:
+    """A pending revision as who decides on it is answered, and as that is kept: no values."""
+    message = pending_message(tenant, row)
+    _outline(message.plan)
     return message
 
 
@@ -118,7 +126,16 @@ def verdict_of(
         request.note,
         messages.uuid_at("request_id", asked) if asked else None,
         Secret(hashlib.sha256(request.SerializeToString(deterministic=True)).digest()),
+        lent=call.principal.lent_by is not None,
     )
+
+
+def _outline(plan: pb2.Plan) -> None:
+    """Leave what changes, without the values before and after."""
+    for change in plan.changes:
+        for field in change.fields:
+            field.ClearField("before")
+            field.ClearField("after")
 
 
 def _approval(one: Mapping[str, Any]) -> pb2.Approval:

@@ -184,8 +184,8 @@ def _told_actor(one: pb2.RecordedEvent, call: Call) -> Actor:
 
 def _told_event(one: pb2.RecordedEvent) -> Event:
     happened = time_of(one, "create_time")
-    event_id = uuid_at("uid", one.uid)
-    if happened is None or event_id.version != 7:
+    told_id = uuid_at("uid", one.uid)
+    if happened is None or told_id.version != 7:
         raise invalid("events", "need a UUIDv7 and a time each")
     return Event(
         action=one.action,
@@ -194,11 +194,16 @@ def _told_event(one: pb2.RecordedEvent) -> Event:
         object_id=uuid_at("object_uid", one.object_uid) if one.object_uid else UUID(int=0),
         risk=risk_of(one.kind, one.action, (each.path for each in one.fields)),
         fields=[
-            FieldChange(each.path, *map(_value, (each.before, each.after))) for each in one.fields
+            *map(_field, one.fields),
+            # The log's own times are those of its telling: nobody writes into a month gone by.
+            FieldChange("create_time", NOTHING, happened.isoformat()),
         ],
-        event_id=event_id,
-        happened_at=happened,
+        told_id=told_id,
     )
+
+
+def _field(one: pb2.AuditField) -> FieldChange:
+    return FieldChange(one.path, _value(one.before), _value(one.after))
 
 
 def _value(text: str) -> Any:

@@ -20,6 +20,7 @@ from tenon.registry.v1 import wanted_pb2
 from services.chassis.errors import ResourceExhausted, invalid
 from services.chassis.ids import format_name, format_tenant
 from services.chassis.interceptors import Call
+from services.chassis.plain_text import CONTROL
 from services.chassis.redaction import remember
 from services.chassis.rules import schema_of
 from services.chassis.secret import Secret
@@ -75,6 +76,8 @@ async def submission(requests: AsyncIterator[Request], tenant: str) -> Submissio
         digest.update(len(words).to_bytes(4, "big") + words)
         header = request.header if first else header
         declared.extend(to_declared(one) for one in request.chunk.resources)
+    _check_plain("header.source", header.source)
+    _check_plain("header.commit", header.commit)
     return Submission(
         tenant=tenant,
         source=header.source or DEFAULT_SOURCE,
@@ -105,6 +108,7 @@ def to_declared(resource: wanted_pb2.Resource) -> Declared:
     if meta.annotations:
         fields[ANNOTATIONS] = dict(meta.annotations)
     origin = resource.origin
+    _check_plain("resource.origin.file", origin.file)
     place = (origin.file, origin.line, meta.tenant)
     return Declared(kind, meta.name, fields, secrets, *place, absent=resource.absent)
 
@@ -337,6 +341,11 @@ def number_at(field: str, text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise invalid(field, "is not a number")
     return int(text)
+
+
+def _check_plain(field: str, text: str) -> None:
+    if CONTROL.search(text):
+        raise invalid(field, "has a control character")
 
 
 def _change(change: Change) -> config_pb2.Change:

@@ -48,7 +48,10 @@ Answer = Callable[[Any], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one person says of one pending revision; `digest` is of all their words."""
+    """What one person says of one pending revision; `digest` is of all their words.
+
+    `lent` tells that somebody else made the key they say it with, and may be who says it.
+    """
 
     tenant_id: UUID
     pending_id: UUID
@@ -56,6 +59,7 @@ class Verdict:
     note: str
     request_id: UUID | None
     digest: Secret
+    lent: bool = False
 
     def asked(self, method: str) -> Asked | None:
         """The request as it may come again."""
@@ -119,6 +123,7 @@ class Approvals:
         return await self._decide("RejectRevision", verdict, answer, self._reject)
 
     async def _decide(self, method: str, verdict: Verdict, answer: Answer, decide: Decide) -> bytes:
+        _check_sign_in(verdict)
         asked, tenant_id = verdict.asked(method), verdict.tenant_id
         async with self._database.tenant(tenant_id) as transaction:
             tenant = await tenants.lock(transaction, tenant_id)
@@ -236,10 +241,21 @@ async def _waiting(transaction: Transaction, tenant_id: UUID, pending_id: UUID) 
     return row
 
 
-def _check_approver(row: Any, actor: audit.Actor, earlier: Sequence[Any]) -> None:
-    if actor.principal_id == row.author_id and not row.self_approval:
+def _check_sign_in(verdict: Verdict) -> None:
+    """Who makes a key for somebody must not be two persons by it."""
+    if verdict.lent:
         raise PermissionDenied(
-            "who submitted a change cannot approve it; somebody else must", reason="SELF_APPROVAL"
+            "approve with your own sign-in, not by a key that somebody made for you",
+            reason="LENT_KEY",
+        )
+
+
+def _check_approver(row: Any, actor: audit.Actor, earlier: Sequence[Any]) -> None:
+    if actor.principal_id in {row.author_id, row.author_made_by} and not row.self_approval:
+        raise PermissionDenied(
+            "who submitted a change, or made the key that it came by, cannot approve it; "
+            "somebody else must",
+            reason="SELF_APPROVAL",
         )
     if any(one.principal_id == actor.principal_id for one in earlier):
         raise AlreadyExists("you have approved it already", reason="ALREADY_APPROVED")

@@ -3,7 +3,7 @@
 Of several policies that match, the strictest of each field counts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -46,6 +46,13 @@ def demanded(plan: Plan, known: Mapping[Key, Complete]) -> Demand | None:
     )
 
 
+def guarding(policies: Iterable[Complete], kind: str, risk: Risk) -> list[str]:
+    """The names of the active policies that a change of a kind and a risk falls under."""
+    return sorted(
+        one.name for one in policies if one.spec()["is_active"] and _is_about(one, kind, risk)
+    )
+
+
 def risk_of(plan: Plan) -> Risk:
     """The highest risk of a plan's changes."""
     return max(map(_risk, plan.changes), default=Risk.LOW)
@@ -62,12 +69,13 @@ def _standing(plan: Plan, known: Mapping[Key, Complete]) -> Iterator[Complete]:
 
 
 def _falls_under(plan: Plan, policy: Complete) -> bool:
+    return any(_is_about(policy, change.after.kind, _risk(change)) for change in plan.changes)
+
+
+def _is_about(policy: Complete, kind: str, risk: Risk) -> bool:
     spec = policy.spec()
-    least, kinds = Risk[spec["min_risk"]], {*spec["kinds"]}
-    return any(
-        _risk(change) >= least and (not kinds or change.after.kind in kinds | GUARDS)
-        for change in plan.changes
-    )
+    kinds = {*spec["kinds"]}
+    return risk >= Risk[spec["min_risk"]] and (not kinds or kind in kinds | GUARDS)
 
 
 def _risk(change: Change) -> Risk:

@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
+from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import UUID
 
 from services.chassis.database import Database
+from services.chassis.errors import TenonError
 from services.chassis.retention import Clock, utc_now
 from services.registry.reviews.endings import CLOCK, Endings
 from services.registry.store import approvals as store
@@ -15,6 +18,8 @@ log = logging.getLogger(__name__)
 LEADER: Final = "registry.expiry"
 EVERY_S: Final = 5.0
 AT_ONCE: Final = 100
+# Before every row that is due.
+FIRST: Final = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
 
 
 class Expiry:
@@ -32,23 +37,37 @@ class Expiry:
             await asyncio.sleep(EVERY_S)
 
     async def expire(self) -> int:
-        """One round over all tenants; how many it let go. Safe to repeat, and for two at once."""
-        ended, found = 0, AT_ONCE
+        """One round over all tenants; how many it let go. Safe to repeat, and for two at once.
+
+        What cannot be let go now is left for the next round.
+        """
+        ended, found, (expiry, pending_id) = 0, AT_ONCE, FIRST
         while found == AT_ONCE:
+            place = {"after": expiry, "after_id": pending_id}
             async with self._database.system() as transaction:
-                due = await transaction.all(store.DUE, now=self._clock(), size=AT_ONCE)
+                due = await transaction.all(store.DUE, now=self._clock(), size=AT_ONCE, **place)
             found = len(due)
             for one in due:
-                ended += await self._expire(one)
+                ended += await self._tried(one)
+                expiry, pending_id = one.expires_at, one.pending_id
         if ended:
             log.info("%d pending revisions expired", ended)
         return ended
 
+    async def _tried(self, due: Any) -> bool:
+        """Whether one was let go; one tenant's trouble is not another's."""
+        try:
+            return await self._expire(due)
+        except TenonError as error:
+            words = (due.pending_id, due.tenant_id, error.message)
+            log.warning("pending revision %s of tenant %s is not let go yet: %s", *words)
+            return False
+
     async def _expire(self, due: Any) -> bool:
         place = {"tenant_id": due.tenant_id, "pending_id": due.pending_id}
         async with self._database.tenant(due.tenant_id) as transaction:
-            # The tenant first, as whoever approves does.
-            await tenants.lock(transaction, due.tenant_id)
+            # The tenant first, as whoever approves does; one that drains is no hindrance.
+            await tenants.hold(transaction, due.tenant_id)
             row = await transaction.one(store.LOCK, **place)
             if row is None or row.state != "pending":
                 return False

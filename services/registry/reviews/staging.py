@@ -36,13 +36,17 @@ LEFT_OUT: Final = frozenset({"request_id", "digest", "tenant", "base_revision", 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What is to wait: a submission with its draft, its author, and what it waits for."""
+    """What is to wait: a submission with its draft, its author, and what it waits for.
+
+    `made_by` is who stands behind the author's key, where that is somebody else.
+    """
 
     tenant_id: UUID
     submission: Submission
     draft: Draft
     author: audit.Actor
     demand: Demand
+    made_by: UUID | None
 
 
 class Staging:
@@ -112,6 +116,7 @@ class Staging:
             "commit": waiting.submission.commit,
             "author_id": author.principal_id,
             "author": asdict(author) | {"principal_id": str(author.principal_id)},
+            "author_made_by": waiting.made_by,
             "policies": list(demand.policies),
             "approvals_needed": demand.approvals,
             "self_approval": demand.self_approval,

@@ -117,7 +117,7 @@ class ConfigServicer:
         """Approve, and with the last approval apply."""
         answer = await self._approvals.approve(
             messages_approvals.verdict_of(request, call),
-            lambda row: messages_approvals.pending_message(call.tenant, row).SerializeToString(),
+            lambda row: messages_approvals.decided_message(call.tenant, row).SerializeToString(),
         )
         return pb2.PendingRevision.FromString(answer)
 
@@ -127,7 +127,7 @@ class ConfigServicer:
         """Let it go."""
         answer = await self._approvals.reject(
             messages_approvals.verdict_of(request, call),
-            lambda row: messages_approvals.pending_message(call.tenant, row).SerializeToString(),
+            lambda row: messages_approvals.decided_message(call.tenant, row).SerializeToString(),
         )
         return pb2.PendingRevision.FromString(answer)
 

@@ -26,6 +26,7 @@ FIND_KEY = Statement(
         _KEY.address_ranges,
         _KEY.expires_at,
         _KEY.revoked_at,
+        _KEY.created_by_id,
         *_WHO,
     )
     .select_from(t.api_keys.join(t.principals, _P.principal_id == _KEY.principal_id))
@@ -141,7 +142,7 @@ ADD_PRINCIPAL = Statement(
 )
 _OF_NEW_KEY = (
     *("key_id", "principal_id", "name", "digest", "scopes", "address_ranges", "last4"),
-    *("environment", "metadata", "created_by", "expires_at"),
+    *("environment", "metadata", "created_by", "created_by_id", "expires_at"),
 )
 ADD_KEY = Statement(
     insert(t.api_keys).values({c: bindparam(c, type_=_KEY[c].type) for c in _OF_NEW_KEY})

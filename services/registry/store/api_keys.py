@@ -20,8 +20,8 @@ from services.registry.store.principals import OWNED, here
 
 _K, _P = t.api_keys.c, t.principals.c
 
-_LIVE = (_K.revoked_at.is_(None)) & (or_(_K.expires_at.is_(None), _K.expires_at > func.now()))
-_STATE = case((_K.revoked_at.is_not(None), "revoked"), (_LIVE, "live"), else_="expired")
+LIVING = (_K.revoked_at.is_(None)) & (or_(_K.expires_at.is_(None), _K.expires_at > func.now()))
+_STATE = case((_K.revoked_at.is_not(None), "revoked"), (LIVING, "live"), else_="expired")
 _HERE = here(
     select(
         *(column for column in _K if column.name != "digest"), _STATE.label("state")
@@ -42,12 +42,12 @@ PAGE = Statement(
 )
 LIVE = Statement(
     select(_K.key_id).where(
-        _K.principal_id == bindparam("principal_id"), _K.name == bindparam("name"), _LIVE
+        _K.principal_id == bindparam("principal_id"), _K.name == bindparam("name"), LIVING
     )
 )
 END = Statement(
     update(t.api_keys)
-    .where(_K.key_id == bindparam("the_key_id"))
+    .where(_K.key_id == bindparam("the_key_id"), _K.revoked_at.is_(None))
     .values(
         # LEAST passes over nulls: one without an end gets this one.
         expires_at=func.least(

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from psycopg.types.json import Jsonb
-from sqlalchemy import Text, bindparam, func, insert, or_, select, update
+from sqlalchemy import Text, bindparam, func, insert, or_, select, tuple_, update
 from sqlalchemy.sql.expression import null
 
 from services.chassis.database import Bound, Statement
@@ -88,9 +88,17 @@ END = Statement(
     )
 )
 DUE = Statement(
-    select(_P.tenant_id, _P.pending_id)
-    .where(_P.state == "pending", _P.expires_at <= bindparam("now", type_=_P.expires_at.type))
-    .order_by(_P.expires_at)
+    select(_P.tenant_id, _P.pending_id, _P.expires_at)
+    .where(
+        _P.state == "pending",
+        _P.expires_at <= bindparam("now", type_=_P.expires_at.type),
+        tuple_(_P.expires_at, _P.pending_id)
+        > tuple_(
+            bindparam("after", type_=_P.expires_at.type),
+            bindparam("after_id", type_=_P.pending_id.type),
+        ),
+    )
+    .order_by(_P.expires_at, _P.pending_id)
     .limit(bindparam("size"))
 )
 DATA_KEY = Statement(

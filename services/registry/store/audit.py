@@ -170,7 +170,9 @@ def _book(events: Table, head: Table, anchors: Table, reviews: Table) -> Book:
         lock_head=Statement(of_head.with_for_update()),
         move_head=Statement(update(head).where(*_mine(head)).values(moved)),
         append=Statement(_inserting(events)),
-        known=Statement(select(events.c.id).where(*_mine(events), events.c.id == func.any(ids))),
+        known=Statement(
+            select(events.c.told_id).where(*_mine(events), events.c.told_id == func.any(ids))
+        ),
         page=_page(events, reviews),
         get=Statement(
             _with_review(events, reviews).where(

@@ -45,6 +45,15 @@ OWN = Statement(
         tenant_id=bindparam("tenant_id"), principal_id=bindparam("principal_id")
     )
 )
+DISABLE_OF_TENANT = Statement(
+    update(t.principals)
+    .where(
+        _P.principal_id.in_(select(_TP.principal_id).where(_TP.tenant_id == TENANT)),
+        _P.disabled_at.is_(None),
+    )
+    .values(disabled_at=func.now())
+    .returning(_P.principal_id)
+)
 SET_DISABLED = Statement(
     update(t.principals)
     .where(_P.principal_id == bindparam("the_principal_id"))

@@ -3,16 +3,18 @@
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import bindparam, delete, func, select
+from sqlalchemy import Text, bindparam, cast, delete, func, or_, select
+from sqlalchemy.dialects.postgresql import ARRAY, array
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from services.chassis.database import Bound, Statement, Transaction
 from services.chassis.errors import FailedPrecondition
 from services.registry import tables as t
+from services.registry.store.api_keys import LIVING
 
 OWNER: Final = "owner"
 
-_S, _P, _RP = t.staff.c, t.principals.c, t.role_permissions.c
+_S, _P, _K = t.staff.c, t.principals.c, t.api_keys.c
 
 _ROWS = select(t.staff, _P.display_name).select_from(
     t.staff.join(t.principals, _P.principal_id == _S.principal_id)
@@ -48,6 +50,22 @@ OWNERS = Statement(
     .select_from(t.staff.join(t.principals, _P.principal_id == _S.principal_id))
     .where(_S.role == OWNER, _P.disabled_at.is_(None))
 )
+# Who has an issuer signs in with it; who has none, by a key that lets an owner be one.
+_KEY_IN = (
+    select(_K.key_id)
+    .where(
+        _K.principal_id == _P.principal_id,
+        _K.key_id != bindparam("but_key_id"),
+        _K.scopes.overlap(cast(array(["*", "staff.manage"]), ARRAY(Text))),
+        LIVING,
+    )
+    .exists()
+)
+COMING_IN = Statement(
+    select(_S.principal_id)
+    .select_from(t.staff.join(t.principals, _P.principal_id == _S.principal_id))
+    .where(_S.role == OWNER, _P.disabled_at.is_(None), or_(_P.issuer != "", _KEY_IN))
+)
 BE_THE_FIRST = Statement(
     select(func.pg_advisory_xact_lock(func.hashtextextended("registry.staff", 0)))
 )
@@ -65,4 +83,15 @@ async def keep_an_owner(transaction: Transaction, leaving: Any) -> None:
     if await owners(transaction) == {leaving}:
         raise FailedPrecondition(
             "this is the last owner; make another one first", reason="LAST_OWNER"
+        )
+
+
+async def keep_a_way_in(transaction: Transaction, leaving: str) -> None:
+    """Refuse to lose the last key by which an owner comes in. Raises FailedPrecondition.
+
+    The owners are held already.
+    """
+    if await transaction.one(COMING_IN, but_key_id=leaving) is None:
+        raise FailedPrecondition(
+            "no owner could come in without this key; make another one first", reason="LAST_OWNER"
         )

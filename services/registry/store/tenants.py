@@ -28,8 +28,8 @@ def state_of(tenants: Any) -> ColumnElement[str]:
     )
 
 
-# A tenant that is purged is no more; its row only keeps the slug from being used again.
-_FIND = select(_T.slug, _T.tenant_id, state_of(_T).label("state")).where(_T.state != "purged")
+# A tenant that is purged is found, too: its row keeps the slug, and its log may be read.
+_FIND = select(_T.slug, _T.tenant_id, state_of(_T).label("state"))
 FIND_SLUG = Statement(_FIND.where(_T.slug == bindparam("named", type_=Text)))
 FIND_ID = Statement(_FIND.where(_T.tenant_id == bindparam("named", type_=_T.tenant_id.type)))
 PURGED = Statement(select(_T.slug).where(_T.slug == bindparam("slug"), _T.state == "purged"))
@@ -109,7 +109,7 @@ class Tenants:
         self.forget = self._finder.forget
 
     async def find(self, slug_or_id: str) -> Tenant | None:
-        """A tenant by slug or id."""
+        """A tenant by slug or id, also one that is purged."""
         return await self._finder.find(slug_or_id)
 
     async def _load(self, slug_or_id: str) -> Tenant | None:

@@ -27,7 +27,7 @@ ADD = Statement(
 DRAIN = Statement(
     update(t.tenants)
     .where(_T.tenant_id == bindparam("the_tenant_id"))
-    .values(state="draining", enabled=false(), updated_at=func.now())
+    .values(state="draining", enabled=false(), revision=_T.revision + 1, updated_at=func.now())
 )
 TELL_FEED = Statement(
     insert(t.feed)
@@ -78,13 +78,22 @@ LOCK = Statement(select(_T.state).where(_T.tenant_id == bindparam("tenant_id")).
 
 
 def draining(tenant: Any, actor: Mapping[str, Any], *, forced: bool) -> list[Bound]:
-    """What puts a tenant on its way out, and tells whoever follows the feed."""
+    """What puts a tenant on its way out, and tells whoever follows the feed.
+
+    Its revision goes one on: who holds an older snapshot cannot write it over what follows.
+    """
     tenant_id = tenant.tenant_id
     row = {"tenant_id": tenant_id, "slug": tenant.slug, "forced": forced, **actor}
     return [
         Bound(DRAIN, {"the_tenant_id": tenant_id}),
         Bound(ADD, row),
-        Bound(TELL_FEED, {"tenant_id": tenant_id, "revision": tenant.revision}),
+        *_telling_feed(tenant_id, tenant.revision + 1),
+    ]
+
+
+def _telling_feed(tenant_id: UUID, revision: int) -> list[Bound]:
+    return [
+        Bound(TELL_FEED, {"tenant_id": tenant_id, "revision": revision}),
         Bound(NOTIFY, {"channel": FEED_CHANNEL, "payload": str(tenant_id)}),
     ]
 
@@ -137,6 +146,13 @@ async def still_drains(transaction: Transaction, tenant_id: UUID) -> bool:
 
 
 def ending(tenant_id: UUID) -> list[Bound]:
-    """What leaves of a tenant its slug and its tombstone."""
+    """What leaves of a tenant its slug and its tombstone.
+
+    The feed tells it last: an executor restored from a backup may have the tenant again.
+    """
     nothing = {"the_tenant_id": tenant_id, "nothing": dict[str, object]()}
-    return [Bound(BLANK, nothing), Bound(END, {"the_tenant_id": tenant_id})]
+    return [
+        Bound(BLANK, nothing),
+        Bound(END, {"the_tenant_id": tenant_id}),
+        *_telling_feed(tenant_id, 0),
+    ]

@@ -51,7 +51,10 @@ USED = Statement(
 
 
 def _switch() -> Statement:
-    """Only where the principal was last in another tenant, or in none yet."""
+    """Only where the principal was last in another tenant, or in none yet.
+
+    A tenant on its way out keeps none: its rows may be gone already.
+    """
     before = (
         select(_W.tenant_id, _W.switched_at)
         .where(_W.principal_id == bindparam("the_principal_id"))
@@ -64,6 +67,7 @@ def _switch() -> Statement:
         .select_from(t.tenants.join(t.principals, true()).outerjoin(before, true()))
         .where(
             _T.tenant_id == bindparam("the_tenant_id"),
+            _T.state == "active",
             _P.principal_id == bindparam("the_principal_id"),
             before.c.tenant_id.is_distinct_from(_T.tenant_id),
             func.coalesce(before.c.switched_at < _given(_W.switched_at), true()),

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from services.chassis.database import Database
+from services.chassis.database import Database, Transaction
 from services.chassis.errors import Aborted, FailedPrecondition, NotFound
 from services.chassis.rules import Risk
 from services.registry.answers import Asked, Once
 from services.registry.audit import log as audit
-from services.registry.store import invalidations, tenants, tombstones
+from services.registry.reviews.demands import POLICY, guarding
+from services.registry.store import invalidations, objects, tenants, tombstones
 
 
 class Deletion:
@@ -37,8 +38,8 @@ class Deletion:
     ) -> Any:
         """Let a tenant go; its row as it then is. One that goes already is answered as it is.
 
-        Raises FailedPrecondition for one that is in use, unless forced, and Aborted where its
-        revision is another one.
+        Raises FailedPrecondition for one that is in use, unless forced, and for one whose policies
+        ask for approval of it; Aborted where its revision is another one.
         """
         async with self._database.tenant(tenant_id) as transaction:
             row = await tenants.hold(transaction, tenant_id)
@@ -47,6 +48,7 @@ class Deletion:
                 _check_revision(row, revision)
                 if row.enabled and not force:
                     raise _in_use(row, await tombstones.active_connectors(transaction, tenant_id))
+                await _check_policies(transaction, row)
                 calls = tombstones.draining(row, _words(actor), forced=force)
                 calls += [invalidations.telling(tenant=tenant_id)]
                 await transaction.pipeline(calls + self._once.keeping(asked, b""))
@@ -68,6 +70,20 @@ class Deletion:
 def _check_revision(row: Any, revision: int | None) -> None:
     if revision not in {None, row.revision}:
         raise Aborted("the tenant has changed meanwhile; look at it again", reason="ETAG_MISMATCH")
+
+
+async def _check_policies(transaction: Transaction, row: Any) -> None:
+    """Refuse what others must approve: to delete a tenant cannot wait, to loosen its policy can."""
+    found = await transaction.all(objects.ALL[POLICY], tenant_id=row.tenant_id)
+    policies = [objects.complete(POLICY, one) for one in found]
+    names = guarding(policies, "Tenant", Risk.CRITICAL)
+    if names:
+        raise FailedPrecondition(
+            f"tenants/{row.slug} has policies that ask for approval: {', '.join(names)}; "
+            "change them first, with the approval of others",
+            reason="REVIEW_REQUIRED",
+            metadata={"policies": ",".join(names)},
+        )
 
 
 def _in_use(row: Any, connectors: int) -> FailedPrecondition:

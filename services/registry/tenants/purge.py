@@ -16,7 +16,7 @@ from services.chassis.database import Database
 from services.chassis.errors import TenonError
 from services.chassis.rules import Risk
 from services.registry.audit import log as audit
-from services.registry.store import invalidations, tombstones
+from services.registry.store import invalidations, principals, tombstones
 from services.registry.store.purge import ROWS
 
 log = logging.getLogger(__name__)
@@ -53,10 +53,23 @@ class Purge:
 
     async def purge(self, tenant_id: UUID) -> None:
         """Delete all of a tenant but the proof; safe to repeat."""
+        await self._disable(tenant_id)
         while await self._batch(tenant_id):
             AFTER_BATCH.hit()
         await self._end(tenant_id)
         AFTER_END.hit()
+
+    async def _disable(self, tenant_id: UUID) -> None:
+        """Let nobody call any more who is the tenant's own: nobody is left to take keys back.
+
+        A tenant on its way out makes no principals, and enables none.
+        """
+        async with self._database.system() as transaction:
+            gone = await transaction.all(principals.DISABLE_OF_TENANT, tenant_id=tenant_id)
+            if gone:
+                await transaction.pipeline(
+                    [invalidations.telling(principal=row.principal_id) for row in gone]
+                )
 
     async def _batch(self, tenant_id: UUID) -> bool:
         """Delete one batch; whether there was anything."""

@@ -136,7 +136,7 @@ class Config:
         except AlreadyExists:
             # Another apply made it meanwhile, perhaps this very request, sent twice.
             found = await self._tenants.find(submission.tenant)
-            if found is None:
+            if found is None or found.state == "purged":
                 raise
             return await self._apply(submission, found.tenant_id, caller, answer)
 
@@ -154,7 +154,7 @@ class Config:
             BEGUN.hit()
             draft = await self.draft(transaction, submission, row)
             authority.check_gifts(draft.plan.changes, draft.known, draft.built_in)
-            applied = await self._take(transaction, tenant_id, submission, draft, actor)
+            applied = await self._take(transaction, tenant_id, submission, draft, caller)
             body = answer(applied)
             await transaction.pipeline(self._once.keeping(asked, body))
             BEFORE_COMMIT.hit()
@@ -189,13 +189,14 @@ class Config:
         tenant_id: UUID,
         submission: Submission,
         draft: Draft,
-        actor: audit.Actor,
+        caller: Caller,
     ) -> Applied:
         """Write a draft, or let it wait for the approval that it needs."""
         demand = demanded(draft.plan, draft.known)
         if demand is None:
-            return await self.write(transaction, tenant_id, submission, draft, actor)
-        waiting = Waiting(tenant_id, submission, draft, actor, demand)
+            return await self.write(transaction, tenant_id, submission, draft, caller.actor)
+        behind = caller.principal.lent_by
+        waiting = Waiting(tenant_id, submission, draft, caller.actor, demand, behind)
         pending = await self._staging.submit(transaction, waiting)
         return Applied(draft.plan.base_revision, draft.plan, pending)
 

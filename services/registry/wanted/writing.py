@@ -7,13 +7,15 @@ from uuid import UUID
 
 from services.chassis.database import Bound, Transaction
 from services.chassis.ids import uuid7
+from services.chassis.rules import Risk
 from services.providers.catalog import Catalog
 from services.registry.audit import log as audit
+from services.registry.audit.masks import OWNER
 from services.registry.credentials import Credentials, Keyring
 from services.registry.store import invalidations, objects, revisions, tenants
 from services.registry.wanted.drafts import Draft
-from services.registry.wanted.objects import SECRET_VALUES, Complete, Key
-from services.registry.wanted.plan import Change
+from services.registry.wanted.objects import SECRET_VALUES, Complete, Declared, Key
+from services.registry.wanted.plan import NOTHING, Change, FieldChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Writer:
             statements += revisions.owning(
                 occasion.tenant_id, one.key, owners, plan.source, frozenset(one.fields)
             )
+            events += _taking(one, owners, draft, occasion)
         return statements, events
 
     def _change(self, change: Change, within: _Within) -> Iterator[Bound]:
@@ -87,6 +90,31 @@ class Writer:
         if one.kind == "Integration":
             return {"category": self._catalog.get(one.fields["spec.provider"]).category}
         return {"version": version} if one.kind == "Credential" else {}
+
+
+def _taking(
+    one: Declared, owners: Mapping[str, frozenset[str]], draft: Draft, occasion: audit.Occasion
+) -> Iterator[audit.Event]:
+    """What tells that fields went from another source to this one, whether their values stayed."""
+    object_id = draft.known[one.key].object_id
+    for owner, owned in sorted(owners.items()):
+        taken = sorted(owned & one.fields.keys())
+        if object_id is not None and owner != occasion.source and taken:
+            fields = [FieldChange(OWNER, owner, occasion.source)]
+            fields += [FieldChange(path, NOTHING, NOTHING) for path in taken]
+            yield audit.Event(
+                action="own",
+                kind=one.kind,
+                object=one.name,
+                object_id=object_id,
+                risk=Risk.LOW,
+                fields=fields,
+                revision=occasion.revision,
+                source=occasion.source,
+                commit=occasion.commit,
+                file=one.file,
+                line=one.line,
+            )
 
 
 def _rotated(change: Change) -> bool:

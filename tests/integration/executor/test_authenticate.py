@@ -132,6 +132,32 @@ async def test_a_revoked_key_is_refused_within_thirty_seconds(
             await asyncio.sleep(0.05)
 
 
+async def test_among_many_wrong_ones_a_revoked_key_is_no_longer_served(
+    registry_service: RunningRegistry, client: Client, admin: Admin
+) -> None:
+    key, here = await registry_service.key("user", "SUPER_ADMIN"), "192.0.2.1"
+    await client.registry.authenticate(key.reveal_text(), here)
+    await registry_service.stop()
+    await admin.execute(
+        "UPDATE registry.api_keys SET revoked_at = now() WHERE key_id ="
+        " (SELECT key_id FROM registry.api_keys ORDER BY created_at DESC LIMIT 1)"
+    )
+    await registry_service.start()
+    wrong = 0
+    told: errors.TenonError = errors.Unavailable("not yet asked")
+    async with asyncio.timeout(20):
+        while told.code != "TOO_MANY_WRONG_CREDENTIALS":
+            wrong += 1
+            with pytest.raises((errors.Unauthenticated, errors.Unavailable)) as held:
+                await client.registry.authenticate(f"tnk_test_wrong{wrong}", here)
+            told = held.value
+    assert isinstance(told, errors.Unauthenticated)
+    assert told.retry_after_s
+    client.wait(31)
+    with pytest.raises(errors.Unauthenticated):
+        await client.registry.authenticate(key.reveal_text(), here)
+
+
 async def refused(client: Client, key: Secret) -> bool:
     try:
         await client.registry.authenticate(key.reveal_text())

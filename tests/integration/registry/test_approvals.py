@@ -4,21 +4,26 @@ import asyncio
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import grpc
 import psycopg
 import pytest
 from tenon.registry.v1 import access_service_pb2 as access_pb2
 from tenon.registry.v1 import config_service_pb2 as pb2
+from tenon.registry.v1 import key_service_pb2 as key_pb2
+from tenon.registry.v1 import principal_service_pb2 as principal_pb2
+from tenon.registry.v1 import tenant_service_pb2 as tenant_pb2
 from tenon.registry.v1 import wanted_pb2 as wanted
 
 from services.chassis import envelope, errors
 from services.registry import main
 from services.registry.credentials import Credentials
+from services.registry.reviews import expiry as expiries
 from services.registry.reviews.endings import Endings
 from services.registry.reviews.expiry import Expiry
 from services.registry.reviews.staging import Staging
+from tests.grants import grant
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.conftest import Calls
 from tests.integration.registry.documents import acme, connector, credential, integration, resource
@@ -162,6 +167,103 @@ async def test_only_other_people_may_approve(owner: Caller, calling: Calls) -> N
         with refused(errors.PermissionDenied):
             await approve(await calling(role, "acme", kind=kind), pending)
     assert (await look(author, pending)).state == Pending.STATE_PENDING
+
+
+async def test_who_makes_a_key_for_somebody_does_not_approve_by_it(
+    owner: Caller, calling: Calls, registry: Registry
+) -> None:
+    await begin(owner)
+    person = await calling("SUPER_ADMIN")
+    uid = (await person.access.WhoAmI(access_pb2.WhoAmIRequest())).principal.uid
+    pending = await submit(owner, change())
+
+    def wish(name: str) -> key_pb2.CreateKeyRequest:
+        return key_pb2.CreateKeyRequest(
+            principal=f"principals/{uid}", display_name=name, scopes=["*"]
+        )
+
+    lent = await owner.keys.CreateKey(wish("lent"))
+    async with registry.caller(lent.text) as owner_again:
+        # What a lent key makes is lent as well.
+        made = await owner_again.keys.CreateKey(wish("of the lent one"))
+        next_one = await owner_again.keys.RotateKey(key_pb2.RotateKeyRequest(name=lent.key.name))
+    for text in (lent.text, made.text, next_one.text):
+        async with registry.caller(text) as owner_again:
+            for decide in (approve, reject):
+                with refused(errors.PermissionDenied, "LENT_KEY"):
+                    await decide(owner_again, pending)
+    own = await person.keys.CreateKey(wish("own"))
+    async with registry.caller(own.text) as person_again:
+        assert (await approve(person_again, pending)).state == Pending.STATE_APPLIED
+
+
+async def test_who_makes_a_key_does_not_approve_what_is_submitted_with_it(
+    owner: Caller, calling: Calls, registry: Registry
+) -> None:
+    await begin(owner)
+    admin, other = await calling("ADMIN", "acme"), await calling("ADMIN", "acme")
+    robot = await admin.principals.CreatePrincipal(
+        principal_pb2.CreatePrincipalRequest(
+            parent="tenants/acme", kind="service", display_name="robot"
+        )
+    )
+    acme_id = await registry.tenant_id("acme")
+    await grant(registry.database, acme_id, "service", UUID(robot.uid), "ADMIN")
+    made = await admin.keys.CreateKey(
+        key_pb2.CreateKeyRequest(
+            parent="tenants/acme", principal=robot.name, display_name="robot", scopes=["*"]
+        )
+    )
+    async with registry.caller(made.text) as itself:
+        pending = await submit(itself, change())
+    with refused(errors.PermissionDenied, "SELF_APPROVAL"):
+        await approve(admin, pending)
+    assert (await approve(other, pending)).state == Pending.STATE_APPLIED
+
+
+async def test_who_made_the_key_of_a_change_s_author_does_not_approve_it(
+    owner: Caller, calling: Calls, registry: Registry
+) -> None:
+    await owner.apply("acme", acme())
+    alice = await calling("ADMIN", "acme")
+    bots = [
+        await alice.principals.CreatePrincipal(
+            principal_pb2.CreatePrincipalRequest(
+                parent="tenants/acme", kind="service", display_name=name
+            )
+        )
+        for name in ("bot", "other-bot")
+    ]
+    bindings = [
+        resource(
+            "role_binding",
+            bot.display_name,
+            role="ADMIN",
+            subject={"kind": "service", "issuer": "", "name": bot.uid},
+        )
+        for bot in bots
+    ]
+    await owner.apply("acme", [*bindings, policy()])
+
+    def wish(bot: Any) -> key_pb2.CreateKeyRequest:
+        return key_pb2.CreateKeyRequest(
+            parent="tenants/acme", principal=bot.name, display_name="k", scopes=["*"]
+        )
+
+    made = await alice.keys.CreateKey(wish(bots[0]))
+    async with registry.caller(made.text) as bot:
+        by_key = await submit(bot, change(1))
+        by_bot = await bot.keys.CreateKey(wish(bots[1]))
+    rotated = await alice.keys.RotateKey(key_pb2.RotateKeyRequest(name=by_bot.key.name))
+    submitted = [by_key]
+    for number, text in enumerate((by_bot.text, rotated.text), 2):
+        async with registry.caller(text) as bot:
+            submitted.append(await submit(bot, change(number)))
+    for pending in submitted:
+        with refused(errors.PermissionDenied, "SELF_APPROVAL"):
+            await approve(alice, pending)
+    bob = await calling("ADMIN", "acme")
+    assert (await approve(bob, by_key)).state == Pending.STATE_APPLIED
 
 
 async def test_where_the_policy_allows_it_the_author_may_approve(
@@ -340,6 +442,54 @@ async def test_what_is_past_its_time_cannot_be_approved_before_anybody_lets_it_g
         pb2.ListPendingRevisionsRequest(parent="tenants/acme")
     )
     assert [one.state for one in listed.pending_revisions] == [Pending.STATE_EXPIRED] * 2
+
+
+async def test_what_waits_in_one_tenant_expires_whatever_is_the_matter_with_another(
+    registry: Registry, owner: Caller, calling: Calls, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # More fail than are looked for at once.
+    monkeypatch.setattr(expiries, "AT_ONCE", 1)
+    slugs = ("draining", "broken", "acme")
+    submitted: dict[str, Pending] = {}
+    for slug in slugs:
+        await owner.apply(slug, [*acme(slug), policy(kinds=["Integration"])])
+        author = await calling("ADMIN", slug)
+        submitted[slug] = (await author.apply(slug, change())).pending
+    await owner.tenants.DeleteTenant(
+        tenant_pb2.DeleteTenantRequest(name="tenants/draining", force=True)
+    )
+    # No event of this tenant can be told.
+    broken = str(await registry.tenant_id("broken"))
+    await rows.execute(
+        "ALTER TABLE registry.audit_heads ADD CONSTRAINT broken"
+        f" CHECK (tenant_id <> '{broken}') NOT VALID".encode()
+    )
+    later = datetime.now(UTC) + timedelta(days=4)
+    endings = Endings(main.open_log(registry.vault), lambda: later)
+    assert await Expiry(registry.database, endings, lambda: later).expire() == 2
+    states = await rows.execute(
+        "SELECT t.slug, p.state FROM registry.pending_revisions p"
+        " JOIN registry.tenants t USING (tenant_id)"
+    )
+    expected = {"draining": "expired", "broken": "pending", "acme": "expired"}
+    assert {*await states.fetchall()} == {*expected.items()}
+
+
+async def test_a_kept_answer_holds_no_value_of_what_was_rejected(
+    owner: Caller, calling: Calls
+) -> None:
+    await begin(owner, policy(approvals=2))
+    author, other = await calling("ADMIN", "acme"), await calling("ADMIN", "acme")
+    asked, approved = str(uuid4()), str(uuid4())
+    stray = [connector("triage", headers={"x-stray": STRAY}), *change()]
+    pending = await submit(author, stray, request_id=asked)
+    assert STRAY in str((await look(other, pending)).plan)
+    await approve(other, pending, request_id=approved)
+    await reject(other, pending)
+    again = await author.apply("acme", stray, request_id=asked)
+    assert again.pending == pending and STRAY not in str(again)
+    assert [field.path for field in again.plan.changes[0].fields]
+    assert STRAY not in str(await approve(other, pending, request_id=approved))
 
 
 @pytest.mark.parametrize("end", ["reject", "stale", "expire", "apply"])

@@ -16,6 +16,7 @@ from services.chassis.ids import uuid7
 from services.chassis.rules import Risk
 from services.chassis.secret import Secret
 from services.providers.catalog import Catalog
+from services.registry.audit import verification
 from services.registry.audit.anchors import Anchors
 from services.registry.audit.chain import Chain
 from services.registry.audit.log import Actor, Event, Log
@@ -111,6 +112,7 @@ COLUMNS = [
     ("outcome", "'refused'"),
     ("severity", "'error'"),
     ("object_id", "gen_random_uuid()"),
+    ("told_id", "gen_random_uuid()"),
     *((name, f"{name} + 1") for name in ("repeats", "revision", "line")),
     *((name, f"set_byte({name}, 5, get_byte({name}, 5) # 1)") for name in ("previous", "mac")),
     *(
@@ -254,6 +256,24 @@ async def test_an_anchor_tells_of_a_tail_that_was_rolled_back_with_its_head(
     assert await written.found() == [("anchor", 17, 17)]
 
 
+async def test_a_spoilt_head_stays_a_fault_whatever_is_appended(books: Books, admin: Rows) -> None:
+    await books.append(TENANT, COUNT)
+    for statement in CUT:
+        await admin.execute(statement.replace("{t}", str(TENANT)).encode())
+    await admin.execute("ALTER TABLE registry.audit_heads ENABLE TRIGGER audit_forward")
+    assert await books.found() == [("head", 9, 9)]
+    await books.append(TENANT)
+    await books.append(TENANT)
+    # What tells of it stands before all that was appended since, and stands there once.
+    assert await books.found() == [("head", 12, 12)]
+    told = await admin.execute(
+        "SELECT seq, kind, object, risk FROM registry.audit_events WHERE action = 'distrust'"
+    )
+    assert await told.fetchall() == [(10, "AuditLog", "head at 9", 4)]
+    # And no anchor is made of it.
+    assert await books.anchors.keep() == 0
+
+
 async def test_anchors_are_signed(written: Books, admin: Rows) -> None:
     await written.anchors.keep()
     assert await written.found() == []
@@ -371,6 +391,53 @@ async def test_a_month_goes_only_behind_an_anchor_and_the_walk_begins_there(
     # Nobody can forget more by a word of their own.
     await admin.execute("DELETE FROM registry.audit_events WHERE seq = 5")
     assert await books.found() == [("missing", 5, 5)]
+
+
+async def test_one_log_that_is_not_anchored_keeps_the_month_of_all(
+    books: Books, admin: Rows
+) -> None:
+    old = date(2020, 2, 1)
+    await admin.execute("SELECT registry.make_partition('audit_events', %s)", [old])
+    for tenant_id in (TENANT, OTHER):
+        await books.append(tenant_id, event_id=_in(old))
+    await books.anchors.close("audit_events", old)
+    await books.append(OTHER, event_id=_in(old))
+    detach = "SELECT registry.detach_partition('audit_events', %s)"
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="not anchored"):
+        await admin.execute(detach, [old])
+    await books.anchors.close("audit_events", old)
+    await admin.execute(detach, [old])
+
+
+@pytest.mark.parametrize("later", [3, 0])
+@pytest.mark.parametrize("looks", [1, 2, 3])
+async def test_a_month_that_goes_while_its_log_is_walked_is_no_fault(
+    books: Books, admin: Rows, monkeypatch: pytest.MonkeyPatch, looks: int, later: int
+) -> None:
+    """It goes before the first, the second or the third page of two events."""
+    monkeypatch.setattr(verification, "PAGE", 2)
+    old = date(2020, 2, 1)
+    await admin.execute("SELECT registry.make_partition('audit_events', %s)", [old])
+    for _ in range(5):
+        await books.append(TENANT, event_id=_in(old))
+    for _ in range(later):
+        await books.append(TENANT)
+    read, seen = Audit.read, 0
+
+    async def read_and_forget(self: Audit, tenant_id: Any, statement: Any, asked: Any) -> Any:
+        nonlocal seen
+        seen += "size" in asked
+        if seen == looks and "size" in asked:
+            await books.anchors.close("audit_events", old)
+            await admin.execute("SELECT registry.detach_partition('audit_events', %s)", [old])
+        return await read(self, tenant_id, statement, asked)
+
+    monkeypatch.setattr(Audit, "read", read_and_forget)
+    assert await books.verify() == (Verdict(5, 5 + later, 0), [])
+    # What goes otherwise is missed, as ever.
+    if later:
+        await admin.execute("DELETE FROM registry.audit_events WHERE seq = 7")
+        assert await books.found() == [("missing", 7, 7)]
 
 
 async def test_a_month_of_the_platform_s_log_goes_behind_an_anchor_too(

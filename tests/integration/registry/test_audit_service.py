@@ -1,6 +1,7 @@
 """AuditService: what it lists, counts, exports; who may review; what was refused."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -248,3 +249,45 @@ async def test_a_refusal_says_how_often_it_came_before(registry: Registry) -> No
         ("refused", "INVALID_ARGUMENT", 4),
         ("failed", "RuntimeError", 0),
     ]
+
+
+async def test_a_refusal_that_could_not_be_written_is_told_the_next_time(
+    registry: Registry,
+) -> None:
+    refusals = Refusals(registry.database, Books(registry.database).log)
+    tenant_id, who = uuid7(), uuid4()
+    for reason in ("\0", "\0", "a test", "a test"):
+        actor = Actor(who, "user", "Ada", "ADMIN", "", "", "", reason=reason)
+        with pytest.raises(InvalidArgument):
+            async with refusals.telling(Attempt(tenant_id, actor, "apply", "git", "")):
+                raise InvalidArgument("no")
+    read = "SELECT repeats FROM registry.audit_events WHERE tenant_id = %s ORDER BY seq"
+    async with await psycopg.AsyncConnection.connect(registry.superuser.reveal_text()) as admin:
+        found = await (await admin.execute(read, [tenant_id])).fetchall()
+    assert found == [(2,)]
+
+
+@pytest.mark.parametrize("field", ["commit", "source"])
+async def test_a_header_has_no_control_characters(admin: Caller, field: str) -> None:
+    with refused(InvalidArgument) as held:
+        await admin.apply("acme", [], **{field: "a\0b"})
+    assert [each.field for each in held[0].violations] == [f"header.{field}"]
+
+
+async def test_what_a_service_tells_is_taken_once_and_has_the_log_s_own_id_and_time(
+    admin: Caller, calling: Calls
+) -> None:
+    """Ids say when: one of the past would put an event among those that are forgotten soon."""
+    executor = await calling("EXECUTOR", kind="service")
+    uid = str(uuid7(int(datetime(2020, 2, 1, tzinfo=UTC).timestamp() * 1000)))
+    told = pb2.RecordedEvent(uid=uid, action="pause", kind="Lane", object="late")
+    told.create_time.FromJsonString("2020-02-01T00:00:00Z")
+    told.actor.uid = str(uuid7())
+    for taken in (1, 0):
+        request = pb2.RecordAuditEventsRequest(parent=PARENT, events=[told, told])
+        assert (await executor.audit.RecordAuditEvents(request)).taken == taken
+    (event,) = await events(admin, object="late")
+    assert not event.name.endswith(uid)
+    assert event.create_time.ToDatetime(UTC) > datetime.now(UTC) - timedelta(minutes=1)
+    (field,) = event.fields
+    assert (field.path, field.after) == ("create_time", '"2020-02-01T00:00:00+00:00"')

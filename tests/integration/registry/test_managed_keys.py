@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,6 +13,7 @@ import pytest
 from tenon.registry.v1 import access_service_pb2 as access
 from tenon.registry.v1 import key_service_pb2 as keys
 from tenon.registry.v1 import principal_service_pb2 as principals
+from tenon.registry.v1 import staff_service_pb2 as staff
 
 from services.chassis import errors
 from services.registry.access.staff import appoint
@@ -121,16 +122,124 @@ async def test_a_key_without_scopes_may_the_least_and_none_more_than_its_princip
                 assert not (await itself.access.CheckPermission(request)).allowed
 
 
-async def test_nobody_makes_a_key_for_one_who_may_more_than_they(
-    registry: Registry, owner: Caller
+@pytest.fixture
+async def boss(registry: Registry) -> AsyncIterator[Caller]:
+    """An owner of the platform, the only one."""
+    async with registry.caller(await registry.staff_key("owner")) as caller:
+        yield caller
+
+
+async def user(boss: Caller, name: str = "alice") -> access.Principal:
+    request = principals.CreatePrincipalRequest(kind="user", display_name=name)
+    return await boss.principals.CreatePrincipal(request)
+
+
+async def test_what_a_principal_is_given_later_does_not_fall_to_who_made_its_key(
+    registry: Registry, boss: Caller
 ) -> None:
-    made = await owner.principals.CreatePrincipal(
-        principals.CreatePrincipalRequest(kind="user", display_name="the boss")
+    alice = await user(boss)
+    async with registry.caller(await registry.staff_key("admin")) as clerk:
+        with refused(errors.PermissionDenied, "MORE_THAN_YOURS"):
+            await clerk.keys.CreateKey(wish(alice.name, scopes=["staff.manage"]))
+        made = await clerk.keys.CreateKey(wish(alice.name, scopes=["*"]))
+        assert "keys.manage" in made.key.scopes and "*" not in made.key.scopes
+        open_ended = await boss.keys.CreateKey(wish(alice.name, display_name="b", scopes=["*"]))
+        rotated = await clerk.keys.RotateKey(keys.RotateKeyRequest(name=open_ended.key.name))
+        assert rotated.key.scopes == made.key.scopes and list(open_ended.key.scopes) == ["*"]
+    await boss.staff.SetStaff(staff.SetStaffRequest(principal=alice.name, role="owner"))
+    for text in (made.text, rotated.text):
+        async with registry.caller(text) as itself:
+            request = access.CheckPermissionRequest(permission="staff.manage")
+            assert not (await itself.access.CheckPermission(request)).allowed
+            request = access.CheckPermissionRequest(permission="keys.manage")
+            assert (await itself.access.CheckPermission(request)).allowed
+            # Nor does a key that it makes of itself reach further.
+            more = wish(alice.name, display_name=f"more {text[-4:]}", scopes=["*"])
+            with refused(errors.PermissionDenied, "MORE_THAN_YOURS"):
+                await itself.keys.CreateKey(more)
+
+
+async def test_who_signed_in_by_itself_makes_a_key_that_grows_with_it(registry: Registry) -> None:
+    async with registry.caller(await registry.staff_key("admin")) as clerk:
+        uid = (await clerk.access.WhoAmI(access.WhoAmIRequest())).principal.uid
+        made = await clerk.keys.CreateKey(wish(f"principals/{uid}", scopes=["*"]))
+    assert list(made.key.scopes) == ["*"]
+
+
+async def test_staff_do_not_lock_out_who_may_more_and_nobody_the_last_owner(
+    registry: Registry, boss: Caller
+) -> None:
+    who = (await boss.access.WhoAmI(access.WhoAmIRequest())).principal.uid
+    me = f"principals/{who}"
+    (key,) = (await boss.keys.ListKeys(keys.ListKeysRequest(principal=me))).keys
+    async with registry.caller(await registry.staff_key("admin")) as clerk:
+        with refused(errors.PermissionDenied, "MORE_THAN_YOURS"):
+            await clerk.keys.RevokeKey(keys.RevokeKeyRequest(name=key.name))
+    least = await boss.keys.CreateKey(wish(me, display_name="least"))
+    with refused(errors.FailedPrecondition, "LAST_OWNER"):
+        await boss.keys.RevokeKey(keys.RevokeKeyRequest(name=key.name))
+    assert await boss.is_known()
+    await boss.keys.RevokeKey(keys.RevokeKeyRequest(name=least.key.name))
+    await boss.keys.CreateKey(wish(me, display_name="other", scopes=["*"]))
+    revoked = await boss.keys.RevokeKey(keys.RevokeKeyRequest(name=key.name))
+    assert revoked.state == keys.Key.STATE_REVOKED
+
+
+async def waiting(rows: Rows, count: int) -> None:
+    """Until so many wait for a lock."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
     )
+    async with asyncio.timeout(5):
+        while await (await rows.execute(query)).fetchone() != (count,):
+            await rows.execute("SELECT pg_stat_clear_snapshot()")
+            await asyncio.sleep(0.01)
+
+
+async def test_of_two_owners_at_once_one_keeps_a_key(registry: Registry, rows: Rows) -> None:
+    texts = [await registry.staff_key("owner") for _ in range(2)]
+    async with registry.caller(texts[0]) as first, registry.caller(texts[1]) as second:
+        names = [f"keys/{text.split('_')[2]}" for text in texts]
+        async with rows.transaction():
+            # Both have looked, or one of them waits to, before either can end.
+            await rows.execute("LOCK TABLE registry.platform_audit_head")
+            ending = [
+                asyncio.ensure_future(
+                    _quietly(caller.keys.RevokeKey(keys.RevokeKeyRequest(name=name)))
+                )
+                for caller, name in zip((first, second), names, strict=True)
+            ]
+            await waiting(rows, 2)
+        await asyncio.gather(*ending)
+    query = "SELECT count(*) FROM registry.api_keys WHERE revoked_at IS NULL"
+    assert await (await rows.execute(query)).fetchall() == [(1,)]
+
+
+async def test_a_key_is_not_taken_back_while_it_is_rotated_nor_rotated_after(
+    admin: Caller, billing: str, rows: Rows
+) -> None:
+    first = await admin.keys.CreateKey(wish(billing))
+    uid = billing.rpartition("/")[2]
+    revocation = keys.RevokeKeyRequest(name=first.key.name, reason="leaked")
+    async with rows.transaction():
+        await rows.execute(
+            "SELECT FROM registry.principals WHERE principal_id = %s FOR NO KEY UPDATE", [uid]
+        )
+        revoking = asyncio.ensure_future(_quietly(admin.keys.RevokeKey(revocation)))
+        await waiting(rows, 1)
+    assert (await revoking).state == keys.Key.STATE_REVOKED
+    with refused(errors.FailedPrecondition, "KEY_NOT_LIVE"):
+        await admin.keys.RotateKey(keys.RotateKeyRequest(name=first.key.name))
+
+
+async def test_nobody_makes_a_key_for_one_who_may_more_than_they(
+    registry: Registry, boss: Caller
+) -> None:
+    made = await user(boss, "the boss")
     async with registry.database.system() as transaction:
         await appoint(transaction, UUID(made.uid), "owner", [], "a test")
-    staff = await registry.staff_key("admin")
-    async with registry.caller(staff) as clerk:
+    async with registry.caller(await registry.staff_key("admin")) as clerk:
         with refused(errors.PermissionDenied, "MORE_THAN_YOURS"):
             await clerk.keys.CreateKey(wish(made.name, scopes=["*"]))
         # What the key could do is what counts.

@@ -115,7 +115,7 @@ def expected(rule: Rule, holder: Holder, tenant: str) -> str:
     member = not holder.platform and tenant in MEMBER_OF and tenant != "gone"
     if not allowed or not (holder.platform or member):
         return "PERMISSION_DENIED"
-    if tenant in {"gone", NOWHERE}:
+    if tenant == NOWHERE or (tenant == "gone" and not rule.when_purged):
         return PASSED  # the use case says that it is not there
     if tenant in STATE_OF and not rule.when_disabled:
         return "TENANT_DISABLED"

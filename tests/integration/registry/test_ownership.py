@@ -1,5 +1,6 @@
 """Who owns a field: the three-way merge, as two sources see it."""
 
+import psycopg
 from tenon.registry.v1 import config_service_pb2 as config_pb2
 
 from tests.integration.registry import documents
@@ -56,6 +57,25 @@ async def test_a_source_may_lose_all_it_had(owner: Caller) -> None:
     await owner.apply("acme", acme(), source="desk")
     answer = await owner.apply("acme", acme(), source="git")
     assert (answer.revision, len(answer.plan.changes)) == (1, 0)
+
+
+async def test_who_takes_a_field_and_leaves_its_value_is_told(
+    owner: Caller, rows: psycopg.AsyncConnection[tuple[object, ...]]
+) -> None:
+    await owner.apply("acme", acme(), source="git")
+    said = documents.integration(environment="sandbox")
+    await owner.apply("acme", [said], source="git")
+    for _ in range(2):
+        # The second time there is nothing left to take.
+        assert (await owner.apply("acme", [said], source="mallory")).revision == 2
+    told = await rows.execute(
+        "SELECT kind, object, source, fields FROM registry.audit_events WHERE action = 'own'"
+    )
+    ((kind, name, source, fields),) = await told.fetchall()
+    assert (kind, name, source) == ("Integration", "github", "mallory")
+    assert isinstance(fields, list)
+    assert fields[0] == {"path": "owner", "before": '"git"', "after": '"mallory"'}
+    assert {"path": "spec.environment"} in fields
 
 
 async def test_without_a_name_the_source_is_cli(owner: Caller) -> None:

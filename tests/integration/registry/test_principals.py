@@ -60,6 +60,18 @@ async def test_a_tenants_services_are_seen_and_managed_there_and_nowhere_else(
         await admin.principals.ListPrincipals(principals.ListPrincipalsRequest())
 
 
+async def test_only_an_owner_makes_a_user_for_whom_no_issuer_speaks(
+    owner: Caller, registry: Registry
+) -> None:
+    ghost = service("", kind="user", display_name="ghost")
+    with refused(errors.PermissionDenied, "MORE_THAN_YOURS"):
+        await owner.principals.CreatePrincipal(ghost)
+    known = service("", kind="user", issuer="https://idp.example", subject="alice")
+    await owner.principals.CreatePrincipal(known)
+    async with registry.caller(await registry.staff_key("owner")) as boss:
+        await boss.principals.CreatePrincipal(ghost)
+
+
 @pytest.mark.parametrize(
     ("wrong", "field"),
     [

@@ -164,8 +164,11 @@ async def test_grants_reach_every_tenant_and_go_again(
     assert await (await rows.execute(query)).fetchall() == [("create", 4), ("delete", 4)]
 
 
-@pytest.mark.parametrize("role", ["SUPER_ADMIN", "EXECUTOR"])
-async def test_only_an_owner_gives_what_is_above_the_others(
+ROLES = ["VIEWER", "ADMIN", "CONFIG_SOURCE", "SUPER_ADMIN", "EXECUTOR"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_only_an_owner_gives_what_reaches_every_tenant(
     boss: Caller, owner: Caller, role: str
 ) -> None:
     robot = await user(boss, "robot", "service")

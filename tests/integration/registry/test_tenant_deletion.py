@@ -1,12 +1,20 @@
 """A tenant that is deleted: refused while in use, then draining, purged, and its proof kept."""
 
+import asyncio
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from google.protobuf.json_format import MessageToDict
-from tenon.registry.v1 import config_service_pb2, integration_service_pb2
+from tenon.registry.v1 import (
+    audit_service_pb2,
+    config_service_pb2,
+    integration_service_pb2,
+    wanted_pb2,
+)
+from tenon.registry.v1 import key_service_pb2 as keys
+from tenon.registry.v1 import principal_service_pb2 as principals
 from tenon.registry.v1 import tenant_service_pb2 as pb2
 
 from services.chassis import errors
@@ -15,9 +23,10 @@ from services.registry.main import open_log
 from services.registry.store import tombstones
 from services.registry.store.purge import KEPT, ROWS
 from services.registry.tenants.purge import Purge
+from tests.grants import grant
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.conftest import Calls
-from tests.integration.registry.documents import acme, tenant
+from tests.integration.registry.documents import acme, resource, tenant
 
 Rows = psycopg.AsyncConnection[tuple[Any, ...]]
 NAME = "tenants/acme"
@@ -69,6 +78,25 @@ async def test_an_enabled_tenant_is_refused_with_what_is_in_use(
         await delete(owner)
     assert "is enabled, with 1 active connectors" in held[0].message
     assert await everything(rows, await registry.tenant_id("acme")) == before
+
+
+async def test_what_others_must_approve_is_not_deleted_by_one_alone(
+    owner: Caller, calling: Calls
+) -> None:
+    def policy(**spec: object) -> wanted_pb2.Resource:
+        return resource("review_policy", "four-eyes", min_risk="CRITICAL", **spec)
+
+    await owner.apply("acme", [policy()])
+    with refused(errors.FailedPrecondition, "REVIEW_REQUIRED") as held:
+        await delete(owner, force=True)
+    assert "four-eyes" in held[0].message
+    assert (await get(owner)).state == pb2.Tenant.STATE_ACTIVE
+    answer = await owner.apply("acme", [policy(kinds=["Connector"])])
+    approver = await calling("ADMIN", "acme")
+    await approver.config.ApproveRevision(
+        config_service_pb2.ApproveRevisionRequest(name=answer.pending.name)
+    )
+    assert (await delete(owner, force=True)).state == pb2.Tenant.STATE_DRAINING
 
 
 async def test_another_etag_is_refused(owner: Caller) -> None:
@@ -203,6 +231,34 @@ def forget_found(registry: Registry) -> None:
     registry.tenants.forget(EVERYTHING)
 
 
+async def test_the_log_of_a_purged_tenant_is_read_by_whoever_acts_for_the_platform(
+    owner: Caller, calling: Calls, registry: Registry, purge: Purge
+) -> None:
+    stranger, mine = await calling("ADMIN", "globex"), await registry.tenant_id("acme")
+    executor = await calling("EXECUTOR", kind="service")
+    await delete(owner, force=True)
+    await tombstones.report(registry.database, mine, {})
+    await purge.purge(mine)
+    for name in (NAME, f"tenants/{mine}"):
+        listing = audit_service_pb2.ListAuditEventsRequest(parent=name)
+        told = (await owner.audit.ListAuditEvents(listing)).audit_events
+        assert [told[0].action, told[1].action] == ["purge", "delete"]
+        walk = owner.audit.VerifyChain(audit_service_pb2.VerifyChainRequest(parent=name))
+        assert [each async for each in walk][-1].verdict.intact
+        with refused(errors.PermissionDenied):
+            await stranger.audit.ListAuditEvents(listing)
+        # Nothing else of it is there.
+        with refused(errors.NotFound):
+            await owner.tenants.GetTenant(pb2.GetTenantRequest(name=name))
+        with refused(errors.NotFound):
+            request = audit_service_pb2.RecordAuditEventsRequest(parent=name)
+            await executor.audit.RecordAuditEvents(request)
+    review = audit_service_pb2.ReviewAuditEventRequest(
+        parent=NAME, uid=told[0].name.rpartition("/")[2], note="as asked"
+    )
+    assert (await owner.audit.ReviewAuditEvent(review)).review.note == "as asked"
+
+
 async def test_a_slug_is_never_used_again(
     owner: Caller, executor: Caller, registry: Registry, purge: Purge
 ) -> None:
@@ -232,3 +288,26 @@ async def test_the_disabled_are_not_read_until_they_are_enabled(
     await owner.apply("acme", [tenant("acme", enabled=True)])
     woken = await calling("VIEWER", "acme")
     assert (await woken.integrations.ListIntegrations(listing)).integrations
+
+
+async def test_nobody_calls_any_more_who_was_the_tenants_own(
+    owner: Caller, calling: Calls, registry: Registry, purge: Purge
+) -> None:
+    admin, tenant_id = await calling("ADMIN", "acme"), await registry.tenant_id("acme")
+    billing = await admin.principals.CreatePrincipal(
+        principals.CreatePrincipalRequest(parent=NAME, kind="service", display_name="billing")
+    )
+    globex = await registry.tenant_id("globex")
+    await grant(registry.database, globex, "service", UUID(billing.uid), "VIEWER")
+    made = await admin.keys.CreateKey(
+        keys.CreateKeyRequest(parent=NAME, principal=billing.name, display_name="x", scopes=["*"])
+    )
+    async with registry.caller(made.text) as itself:
+        assert await itself.is_known()
+        await delete(owner, force=True)
+        await tombstones.report(registry.database, tenant_id, {})
+        await purge.purge(tenant_id)
+        async with asyncio.timeout(5):
+            while await itself.is_known():
+                await asyncio.sleep(0.01)
+    assert await admin.is_known()

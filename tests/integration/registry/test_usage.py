@@ -106,9 +106,10 @@ async def test_the_last_switch_of_tenant_is_known_and_only_that(
 ) -> None:
     for slug in ("acme", "globex"):
         await owner.apply(slug, acme(slug))
-    made = await owner.principals.CreatePrincipal(
-        principals.CreatePrincipalRequest(kind="user", display_name="alice")
-    )
+    async with registry.caller(await registry.staff_key("owner")) as boss:
+        made = await boss.principals.CreatePrincipal(
+            principals.CreatePrincipalRequest(kind="user", display_name="alice")
+        )
     key = await owner.keys.CreateKey(
         keys.CreateKeyRequest(principal=made.name, display_name="laptop", scopes=["*"])
     )

@@ -117,7 +117,7 @@ async def test_of_another_services_callers_each_address_pays_for_itself(
         return "OK"
 
     here = [await ask("192.0.2.1", unknown()) for _ in range(BURST + 2)]
-    assert here == ["CALLER_UNKNOWN"] * BURST + ["TOO_MANY_WRONG_CREDENTIALS"] * 2
+    assert here == ["CALLER_UNKNOWN"] * BURST + ["CALLER_GUESSES"] * 2
     assert await ask("192.0.2.2", unknown()) == "CALLER_UNKNOWN"
     right = await registry.key("SUPER_ADMIN")
     assert await ask("192.0.2.1", right) == "OK"

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btenon/options/v1/rule.proto\x12\x10tenon.options.v1\x1a google/protobuf/descriptor.proto\"\xb3\x01\n\x04Rule\x12\x12\n\npermission\x18\x01 \x01(\t\x12$\n\x04risk\x18\x02 \x01(\x0e\x32\x16.tenon.options.v1.Risk\x12\x14\n\x0ctenant_field\x18\x03 \x01(\t\x12\x12\n\nany_caller\x18\x04 \x01(\x08\x12\x17\n\x0fprincipal_kinds\x18\x05 \x03(\t\x12\x17\n\x0ftenant_optional\x18\x06 \x01(\x08\x12\x15\n\rwhen_disabled\x18\x07 \x01(\x08\"\xba\x01\n\nConstraint\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x0f\n\x07\x63hoices\x18\x02 \x03(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65\x66\x61ult_json\x18\x04 \x01(\t\x12\x12\n\nmax_length\x18\x05 \x01(\x05\x12$\n\x04risk\x18\x06 \x01(\x0e\x32\x16.tenon.options.v1.Risk\x12\x11\n\tname_like\x18\x07 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x08 \x01(\t*]\n\x04Risk\x12\x14\n\x10RISK_UNSPECIFIED\x10\x00\x12\x0c\n\x08RISK_LOW\x10\x01\x12\x0f\n\x0bRISK_MEDIUM\x10\x02\x12\r\n\tRISK_HIGH\x10\x03\x12\x11\n\rRISK_CRITICAL\x10\x04:F\n\x04rule\x12\x1e.google.protobuf.MethodOptions\x18\xb9\x8e\x03 \x01(\x0b\x32\x16.tenon.options.v1.Rule:Q\n\nconstraint\x12\x1d.google.protobuf.FieldOptions\x18\xba\x8e\x03 \x01(\x0b\x32\x1c.tenon.options.v1.Constraintb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btenon/options/v1/rule.proto\x12\x10tenon.options.v1\x1a google/protobuf/descriptor.proto\"\xc8\x01\n\x04Rule\x12\x12\n\npermission\x18\x01 \x01(\t\x12$\n\x04risk\x18\x02 \x01(\x0e\x32\x16.tenon.options.v1.Risk\x12\x14\n\x0ctenant_field\x18\x03 \x01(\t\x12\x12\n\nany_caller\x18\x04 \x01(\x08\x12\x17\n\x0fprincipal_kinds\x18\x05 \x03(\t\x12\x17\n\x0ftenant_optional\x18\x06 \x01(\x08\x12\x15\n\rwhen_disabled\x18\x07 \x01(\x08\x12\x13\n\x0bwhen_purged\x18\x08 \x01(\x08\"\xba\x01\n\nConstraint\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x0f\n\x07\x63hoices\x18\x02 \x03(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65\x66\x61ult_json\x18\x04 \x01(\t\x12\x12\n\nmax_length\x18\x05 \x01(\x05\x12$\n\x04risk\x18\x06 \x01(\x0e\x32\x16.tenon.options.v1.Risk\x12\x11\n\tname_like\x18\x07 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x08 \x01(\t*]\n\x04Risk\x12\x14\n\x10RISK_UNSPECIFIED\x10\x00\x12\x0c\n\x08RISK_LOW\x10\x01\x12\x0f\n\x0bRISK_MEDIUM\x10\x02\x12\r\n\tRISK_HIGH\x10\x03\x12\x11\n\rRISK_CRITICAL\x10\x04:F\n\x04rule\x12\x1e.google.protobuf.MethodOptions\x18\xb9\x8e\x03 \x01(\x0b\x32\x16.tenon.options.v1.Rule:Q\n\nconstraint\x12\x1d.google.protobuf.FieldOptions\x18\xba\x8e\x03 \x01(\x0b\x32\x1c.tenon.options.v1.Constraintb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tenon.options.v1.rule_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RISK']._serialized_start=454
-  _globals['_RISK']._serialized_end=547
+  _globals['_RISK']._serialized_start=475
+  _globals['_RISK']._serialized_end=568
   _globals['_RULE']._serialized_start=84
-  _globals['_RULE']._serialized_end=263
-  _globals['_CONSTRAINT']._serialized_start=266
-  _globals['_CONSTRAINT']._serialized_end=452
+  _globals['_RULE']._serialized_end=284
+  _globals['_CONSTRAINT']._serialized_start=287
+  _globals['_CONSTRAINT']._serialized_end=473
 # @@protoc_insertion_point(module_scope)

@@ -68,6 +68,7 @@ class Rule(_message.Message):
     PRINCIPAL_KINDS_FIELD_NUMBER: _builtins.int
     TENANT_OPTIONAL_FIELD_NUMBER: _builtins.int
     WHEN_DISABLED_FIELD_NUMBER: _builtins.int
+    WHEN_PURGED_FIELD_NUMBER: _builtins.int
     permission: _builtins.str
     """The permission the caller needs, such as `integrations.read`.
     Empty only together with `any_caller`.
@@ -84,6 +85,8 @@ class Rule(_message.Message):
     """The tenant field may be empty: the call then belongs to the platform."""
     when_disabled: _builtins.bool
     """Works in a tenant that is disabled or on its way out; every other RPC is refused there."""
+    when_purged: _builtins.bool
+    """Whoever acts for the platform may call it of a tenant that is purged, which is absent otherwise."""
     @_builtins.property
     def principal_kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these kinds of principal may call (`service`, for instance). Empty: every kind."""
@@ -98,10 +101,11 @@ class Rule(_message.Message):
         principal_kinds: _abc.Iterable[_builtins.str] | None = ...,
         tenant_optional: _builtins.bool = ...,
         when_disabled: _builtins.bool = ...,
+        when_purged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_caller", b"any_caller", "permission", b"permission", "principal_kinds", b"principal_kinds", "risk", b"risk", "tenant_field", b"tenant_field", "tenant_optional", b"tenant_optional", "when_disabled", b"when_disabled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_caller", b"any_caller", "permission", b"permission", "principal_kinds", b"principal_kinds", "risk", b"risk", "tenant_field", b"tenant_field", "tenant_optional", b"tenant_optional", "when_disabled", b"when_disabled", "when_purged", b"when_purged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -585,7 +585,7 @@ class RecordedEvent(_message.Message):
     """The request it came with."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it happened."""
+        """When it happened: kept as a field, since the log's own times are those of its telling."""
 
     @_builtins.property
     def actor(self) -> Global___Actor:

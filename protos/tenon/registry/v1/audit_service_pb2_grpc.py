@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class AuditServiceStub:
     """Who did what to what, before and after, how risky, and the proof that nobody changed it since.
-    Every tenant has a log of its own; the platform's is meant where `parent` is empty.
+    Every tenant has a log of its own; the platform's is meant where `parent` is empty. The log of a
+    tenant that is purged stays, and may be read by whoever acts for the platform.
     """
 
     def __init__(self, channel):
@@ -75,7 +76,8 @@ class AuditServiceStub:
 
 class AuditServiceServicer:
     """Who did what to what, before and after, how risky, and the proof that nobody changed it since.
-    Every tenant has a log of its own; the platform's is meant where `parent` is empty.
+    Every tenant has a log of its own; the platform's is meant where `parent` is empty. The log of a
+    tenant that is purged stays, and may be read by whoever acts for the platform.
     """
 
     def ListAuditEvents(self, request, context):
@@ -175,7 +177,8 @@ def add_AuditServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class AuditService:
     """Who did what to what, before and after, how risky, and the proof that nobody changed it since.
-    Every tenant has a log of its own; the platform's is meant where `parent` is empty.
+    Every tenant has a log of its own; the platform's is meant where `parent` is empty. The log of a
+    tenant that is purged stays, and may be read by whoever acts for the platform.
     """
 
     @staticmethod

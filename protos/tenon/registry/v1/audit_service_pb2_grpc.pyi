@@ -28,7 +28,8 @@ GRPC_VERSION: str
 
 class AuditServiceStub:
     """Who did what to what, before and after, how risky, and the proof that nobody changed it since.
-    Every tenant has a log of its own; the platform's is meant where `parent` is empty.
+    Every tenant has a log of its own; the platform's is meant where `parent` is empty. The log of a
+    tenant that is purged stays, and may be read by whoever acts for the platform.
     """
 
     @_typing.overload
@@ -53,7 +54,8 @@ class AuditServiceStub:
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
     """Who did what to what, before and after, how risky, and the proof that nobody changed it since.
-    Every tenant has a log of its own; the platform's is meant where `parent` is empty.
+    Every tenant has a log of its own; the platform's is meant where `parent` is empty. The log of a
+    tenant that is purged stays, and may be read by whoever acts for the platform.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -74,7 +76,8 @@ class AuditServiceAsyncStub(AuditServiceStub):
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """Who did what to what, before and after, how risky, and the proof that nobody changed it since.
-    Every tenant has a log of its own; the platform's is meant where `parent` is empty.
+    Every tenant has a log of its own; the platform's is meant where `parent` is empty. The log of a
+    tenant that is purged stays, and may be read by whoever acts for the platform.
     """
 
     @_abc_1.abstractmethod
