@@ -4,8 +4,7 @@ A tenant that changed is *owed* until its snapshot is written and reported. One 
 is tried again later while the others go on; the stored position does not pass it, so that a new
 leader owes it too. A snapshot is written only over the revision that was there before it was asked
 for: two leaders for a moment cannot put an older one over a newer, and a registry restored to an
-older state is followed there. A tenant that the registry does not know, any more or yet again, is on
-its way out here, too.
+older state is followed there. A tenant that the registry does not know is on its way out here, too.
 """
 
 import asyncio

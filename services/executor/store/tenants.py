@@ -90,7 +90,8 @@ async def ids(database: Database) -> list[UUID]:
 async def write(tx: Transaction, tenant: ProjectedTenant, *, seen: int | None) -> bool:
     """Write a tenant unless its revision is another one than was `seen` (None: it was absent).
 
-    False: somebody else wrote it meanwhile, or it has gone. The row stays locked until the transaction ends.
+    False: somebody else wrote it meanwhile, or it has gone. The row stays locked until the
+    transaction ends.
     """
     row = {
         "slug": tenant.slug,

@@ -28,7 +28,9 @@ from services.chassis.status import from_rpc_error
 from services.registry import main as registry_main
 from services.registry.access.control import AccessControl, add_principal
 from services.registry.feed import Feed
+from services.registry.store import tombstones
 from services.registry.store.tenants import Tenants
+from services.registry.tenants.purge import Purge
 from services.registry.vault import Vault
 
 Document = dict[str, object]
@@ -123,6 +125,12 @@ class RunningRegistry:
 
     async def tenant_id(self, slug: str) -> UUID:
         return UUID((await self.tenant(slug)).uid)
+
+    async def purge(self, slug: str) -> None:
+        """Delete what the registry has of a tenant that drains, as if the executor had reported."""
+        tenant_id = await self.tenant_id(slug)
+        await tombstones.report(self._database, tenant_id, {})
+        await Purge(self._database, registry_main.open_log(self._vault)).purge(tenant_id)
 
     def _authorization(self) -> tuple[tuple[str, str], ...]:
         key = self.owner_key.reveal_text()

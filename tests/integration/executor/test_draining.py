@@ -1,8 +1,11 @@
 """A tenant that is being deleted: nothing of it begins, what runs may end, then all of it goes."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
+import grpc
 import psycopg
 import pytest
 from tenon.registry.v1 import tenant_service_pb2 as pb2
@@ -16,12 +19,13 @@ from services.executor import events, lanes
 from services.executor.draining import Draining
 from services.executor.events import Event
 from services.executor.projection import Projection
-from services.executor.registry import Registry
+from services.executor.registry import Registry, Snapshot
+from services.executor.store import cursor, projected, tenants
 from services.executor.store import draining as store
-from services.executor.store import projected, tenants
 from services.executor.store.draining import ROWS
 from services.executor.work import WorkItem
 from tests.integration.executor.running_registry import RunningRegistry, document
+from tests.integration.executor.test_projection import following, until
 
 Admin = psycopg.AsyncConnection[Any]
 
@@ -61,6 +65,26 @@ async def ids(registry_service: RunningRegistry, projection: Projection) -> tupl
         found.append(await registry_service.tenant_id(slug))
         await projection.project(found[-1])
     return found[0], found[1]
+
+
+class Slow(Registry):
+    """A registry whose snapshots reach the executor late."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        super().__init__(channel)
+        self.taken, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def snapshot(self, tenant_id: UUID) -> Snapshot:
+        found = await super().snapshot(tenant_id)
+        self.taken.set()
+        await self.go_on.wait()
+        return found
+
+
+@pytest.fixture
+async def slow(registry_service: RunningRegistry) -> AsyncIterator[Slow]:
+    async with open_channel(registry_service.target, key=registry_service.service_key) as channel:
+        yield Slow(channel)
 
 
 async def deliver(database: Database, registry: Registry, tenant_id: UUID, key: str) -> UUID:
@@ -255,5 +279,107 @@ async def test_what_was_done_here_is_told_to_the_audit_log_before_it_goes(
     assert not await look(executor_database, draining, ids[0])
     assert await rows_of(admin, ids[0]) == before
     await admin.execute("DELETE FROM executor.audit_outbox")
+    assert await look(executor_database, draining, ids[0])
+    assert await rows_of(admin, ids[0]) == {}
+
+
+async def test_a_slow_former_leader_does_not_call_a_tenant_back(
+    registry_service: RunningRegistry,
+    executor_database: Database,
+    projection: Projection,
+    draining: Draining,
+    slow: Slow,
+    ids: tuple[UUID, UUID],
+    admin: Admin,
+) -> None:
+    former = asyncio.create_task(Projection(executor_database, slow).project(ids[0]))
+    await slow.taken.wait()
+    await let_go(registry_service, "acme")
+    await projection.project(ids[0])
+    slow.go_on.set()
+    with pytest.raises(errors.Aborted):
+        await former
+    found = await tenants.get(executor_database, ids[0])
+    assert found is not None and found.draining and not found.enabled
+
+
+async def test_a_slow_former_leader_does_not_bring_a_tenant_back(
+    registry_service: RunningRegistry,
+    executor_database: Database,
+    projection: Projection,
+    draining: Draining,
+    slow: Slow,
+    ids: tuple[UUID, UUID],
+    admin: Admin,
+) -> None:
+    former = asyncio.create_task(Projection(executor_database, slow).project(ids[0]))
+    await slow.taken.wait()
+    await let_go(registry_service, "acme")
+    await projection.project(ids[0])
+    assert await look(executor_database, draining, ids[0])
+    slow.go_on.set()
+    with pytest.raises(errors.Aborted):
+        await former
+    assert await rows_of(admin, ids[0]) == {}
+
+
+async def kept(database: Database) -> bool:
+    """Whether a position in the feed is kept."""
+    return bool(await cursor.read(database))
+
+
+@pytest.mark.parametrize("position", ["kept", "lost"])
+async def test_a_restored_executor_lets_go_of_what_the_registry_has_purged(
+    position: str,
+    registry_service: RunningRegistry,
+    executor_database: Database,
+    projection: Projection,
+    draining: Draining,
+    ids: tuple[UUID, UUID],
+    admin: Admin,
+) -> None:
+    mine, other = ids
+    async with following(projection):
+        await until(lambda: kept(executor_database))
+    before = await cursor.read(executor_database)
+    await let_go(registry_service, "acme")
+    await registry_service.purge("acme")
+    if position == "lost":
+        # Of what went long ago the feed tells nothing.
+        await admin.execute("DELETE FROM registry.feed WHERE tenant_id = %s", [mine])
+    await cursor.write(executor_database, before if position == "kept" else "")
+    others = await rows_of(admin, other)
+    async with following(projection):
+
+        async def goes() -> bool:
+            found = await tenants.get(executor_database, mine)
+            return found is not None and found.draining and not found.enabled
+
+        await until(goes)
+    assert await look(executor_database, draining, mine)
+    assert await rows_of(admin, mine) == {}
+    after = await rows_of(admin, other)
+    assert [after.keys(), after["projected_objects"]] == [
+        others.keys(),
+        others["projected_objects"],
+    ]
+
+
+async def test_what_no_log_is_left_for_goes_untold(
+    registry_service: RunningRegistry,
+    executor_database: Database,
+    projection: Projection,
+    draining: Draining,
+    ids: tuple[UUID, UUID],
+    admin: Admin,
+) -> None:
+    await admin.execute(
+        "INSERT INTO executor.audit_outbox (tenant_id, id, event) VALUES (%s, %s, '{}')",
+        [ids[0], uuid4()],
+    )
+    await let_go(registry_service, "acme")
+    await projection.project(ids[0])
+    assert not await look(executor_database, draining, ids[0])
+    await registry_service.purge("acme")
     assert await look(executor_database, draining, ids[0])
     assert await rows_of(admin, ids[0]) == {}

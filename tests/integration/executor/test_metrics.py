@@ -1,9 +1,9 @@
 """Metrics as a scraper reads them, after real work."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import aiohttp
 import psycopg
@@ -12,11 +12,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.chassis import metrics
 from services.chassis.database import Database
-from services.chassis.errors import Unavailable
+from services.chassis.errors import InvalidArgument, Unavailable
+from services.executor.audit_shipping import Shipping
 from services.executor.doctor import Doctor
 from services.executor.metrics import Metrics
 from services.executor.recorder import Recorder
 from services.executor.scheduler import Scheduler
+from services.executor.store.audit_outbox import Told
 from services.executor.work import Claimed, Done, Failed, Outcome
 from services.executor.worker import Worker
 from tests.integration.executor.execution_bench import Vault
@@ -27,14 +29,23 @@ Admin = psycopg.AsyncConnection[Any]
 KIND = {"kind": LaneBench.KIND}
 
 
+class Refusing:
+    """A registry that refuses every event."""
+
+    async def record(self, tenant_id: UUID | None, told: Sequence[Told]) -> None:
+        raise InvalidArgument("no")
+
+
 class Scraped:
     """One process's parts, and what a scraper finds of them."""
 
     def __init__(self, database: Database, kind: Recorded) -> None:
         self.worker = Worker(database, {kind.name: kind}, Recorder(database))
         self.doctor = Doctor(database)
+        self.shipping = Shipping(database, Refusing())
+        scheduler = Scheduler(database, Vault())
         self.collector = Metrics(
-            database, self.worker.meters, self.doctor, Scheduler(database, Vault())
+            database, self.worker.meters, self.doctor, scheduler, self.shipping
         )
         self.port = 0
 
@@ -144,3 +155,13 @@ async def test_a_port_that_is_taken_is_refused_in_words(scraped: Scraped) -> Non
     with pytest.raises(Unavailable, match="cannot serve metrics"):
         async with metrics.serving(scraped.collector, "127.0.0.1", scraped.port):
             pass
+
+
+async def test_audit_events_that_are_refused_are_counted(scraped: Scraped, admin: Admin) -> None:
+    assert await scraped.value("tenon_audit_events_set_aside") == 0
+    await admin.execute(
+        "INSERT INTO executor.platform_audit_outbox SELECT gen_random_uuid(), '{}'"
+        " FROM generate_series(1, 3)"
+    )
+    await scraped.shipping.ship()
+    assert await scraped.value("tenon_audit_events_set_aside") == 3

@@ -1,6 +1,7 @@
 """A tenant that is deleted: refused while in use, then draining, purged, and its proof kept."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -8,6 +9,7 @@ import psycopg
 import pytest
 from google.protobuf.json_format import MessageToDict
 from tenon.registry.v1 import (
+    access_service_pb2,
     audit_service_pb2,
     config_service_pb2,
     integration_service_pb2,
@@ -19,6 +21,8 @@ from tenon.registry.v1 import tenant_service_pb2 as pb2
 
 from services.chassis import errors
 from services.chassis.invalidation import EVERYTHING
+from services.chassis.usage import Counted, Stay
+from services.registry.access.usage import Usage
 from services.registry.main import open_log
 from services.registry.store import tombstones
 from services.registry.store.purge import KEPT, ROWS
@@ -139,6 +143,19 @@ async def test_a_disabled_tenant_drains_and_nothing_of_it_changes(
     assert await logged.fetchone() == ("delete", 4)
 
 
+async def test_who_comes_to_a_tenant_that_goes_leaves_no_row(
+    owner: Caller, registry: Registry, purge: Purge, rows: Rows
+) -> None:
+    mine = await registry.tenant_id("acme")
+    me = UUID((await owner.access.WhoAmI(access_service_pb2.WhoAmIRequest())).principal.uid)
+    await delete(owner, force=True)
+    await tombstones.report(registry.database, mine, {})
+    await purge.purge(mine)
+    stay = Stay(principal_id=me, tenant_id=mine, since=datetime.now(UTC).timestamp())
+    await Usage(registry.database).keep(Counted(uses=(), stays=(stay,)))
+    assert (await everything(rows, mine))["tenant_switches"] == []
+
+
 async def test_a_repeated_deletion_answers_and_does_nothing(
     owner: Caller, registry: Registry, rows: Rows
 ) -> None:
@@ -195,9 +212,12 @@ async def test_a_purged_tenant_leaves_its_slug_and_the_proof(
 
     after = await everything(rows, mine)
     left = {table: rows for table, rows in after.items() if rows and table not in KEPT}
-    # That it was purged is itself told at once, to whoever follows the feed.
+    # That it was purged is itself told, to people at once and to an executor that has it again.
     assert list(left) == ["feed"]
-    assert [",notice," in row for row in left["feed"]] == [True]
+    kinds = await rows.execute(
+        "SELECT kind FROM registry.feed WHERE tenant_id = %s ORDER BY 1", [mine]
+    )
+    assert await kinds.fetchall() == [("notice",), ("tenant",)]
     assert after["config_revisions"] == before["config_revisions"]
     assert set(before["audit_events"]) < set(after["audit_events"])
     assert len(after["audit_events"]) == len(before["audit_events"]) + 2
