@@ -4,14 +4,15 @@ A tenant that changed is *owed* until its snapshot is written and reported. One 
 is tried again later while the others go on; the stored position does not pass it, so that a new
 leader owes it too. A snapshot is written only over the revision that was there before it was asked
 for: two leaders for a moment cannot put an older one over a newer, and a registry restored to an
-older state is followed there. A tenant that the registry does not know is on its way out here, too.
+older state is followed there. A tenant that the registry has deleted is on its way out here, too;
+of one that it does not know (it may have been restored to before its time) nothing begins.
 """
 
 import asyncio
 import logging
 import time
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from services.chassis import errors, failpoints
 from services.chassis.cache import Clock
 from services.chassis.database import Database
 from services.chassis.retention import utc_now
-from services.executor import scheduler
+from services.executor import scheduler, steering
 from services.executor.governing import govern
 from services.executor.registry import FeedMessage, Registry, Snapshot
 from services.executor.steering import Limits
@@ -136,10 +137,12 @@ class Projection:
         return snapshot.revision
 
     async def _let_go(self, before: ProjectedTenant | None) -> int:
-        """Put a tenant that is still here on its way out: it wants nothing any more."""
+        """Put a tenant that the registry has deleted on its way out: it wants nothing any more."""
         if before is None or before.draining:
             return 0
-        log.warning("the registry knows tenant %s no more: it goes", before.tenant_id)
+        if not await self._registry.has_deleted(before.tenant_id):
+            return await self._hold(before)
+        log.warning("the registry has deleted tenant %s: it goes", before.tenant_id)
         # One revision on, as the registry's own deletion does.
         gone = Snapshot(
             *(before.tenant_id, before.slug, before.revision + 1),
@@ -150,6 +153,18 @@ class Projection:
         )
         await self._write(gone, before.revision)
         return gone.revision
+
+    async def _hold(self, before: ProjectedTenant) -> int:
+        """Let nothing of a tenant begin that the registry does not know: it may be an older one."""
+        if not before.enabled:
+            return 0
+        log.warning("the registry does not know tenant %s: nothing of it begins", before.tenant_id)
+        async with self._database.tenant(before.tenant_id) as tx:
+            held = replace(before, enabled=False)
+            if not await tenants.write(tx, held, seen=before.revision):
+                raise errors.Aborted("another leader projects this tenant")
+            await steering.govern(tx, before.tenant_id, Limits(paused=True))
+        return 0
 
     async def _write(self, snapshot: Snapshot, seen: int | None) -> None:
         tenant = ProjectedTenant(

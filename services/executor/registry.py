@@ -244,6 +244,15 @@ class Registry:
         request = config.ReportProjectionRequest(name=f"tenants/{tenant_id}", revision=revision)
         await _asked(self._config.ReportProjection(request, timeout=CALL_S))
 
+    async def has_deleted(self, tenant_id: UUID) -> bool:
+        """Whether the registry deleted a tenant; one that it never knew it did not."""
+        request = tenant.GetTombstoneRequest(name=f"tombstones/{tenant_id}")
+        try:
+            await _asked(self._tenants.GetTombstone(request, timeout=CALL_S))
+        except errors.NotFound:
+            return False
+        return True
+
     async def report_purge(self, tenant_id: UUID, rows: Mapping[str, int]) -> None:
         """Say that we have nothing of a tenant any more; how many rows it had, by table."""
         request = tenant.ReportPurgeRequest(name=f"tenants/{tenant_id}", rows=rows)

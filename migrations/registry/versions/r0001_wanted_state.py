@@ -497,7 +497,7 @@ ADMINISTER = (
 SEE_STAFF = ("tenants.read", "roles.read", "principals.read", "grants.read", "staff.read")
 ADMINISTER_STAFF = (*SEE_STAFF, "audit.read", "principals.manage", "keys.read", "keys.manage")
 ADMINISTER_ALL = (
-    *(*ADMINISTER, "tenants.create", "tenants.delete", "providers.switch"),
+    *(*ADMINISTER, "tenants.create", "tenants.delete", "tombstones.read", "providers.switch"),
     *("grants.read", "grants.manage", "staff.read"),
 )
 GRANTED = {
@@ -520,6 +520,7 @@ GRANTED = {
         "feed.watch",
         "projections.report",
         "purges.report",
+        "tombstones.read",
         "audit.record",
         "credentials.resolve",
         "keys.lease",
@@ -530,7 +531,8 @@ GRANTED = {
 PERMISSIONS = {
     "tenants.read": "See a tenant",
     "tenants.create": "Make a tenant by a Tenant document",
-    "tenants.delete": "Delete a tenant for good, and see what was left of it",
+    "tenants.delete": "Delete a tenant for good",
+    "tombstones.read": "See that a tenant was deleted, and what there was of it",
     "integrations.read": "See integrations",
     "credentials.read": "See credentials, masked",
     "config.read": "See wanted state and its revisions",

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -321,6 +322,26 @@ async def test_a_slow_former_leader_does_not_bring_a_tenant_back(
     with pytest.raises(errors.Aborted):
         await former
     assert await rows_of(admin, ids[0]) == {}
+
+
+async def test_of_a_tenant_that_the_registry_does_not_know_nothing_begins_and_nothing_goes(
+    registry_service: RunningRegistry,
+    executor_database: Database,
+    projection: Projection,
+    admin: Admin,
+) -> None:
+    """The registry may have been restored to before the tenant was made."""
+    unknown = uuid4()
+    made = tenants.ProjectedTenant(unknown, "later", enabled=True, revision=4)
+    async with executor_database.tenant(unknown) as tx:
+        assert await tenants.write(tx, made, seen=None)
+    assert await projection.project(unknown) == 0
+    found = await tenants.get(executor_database, unknown)
+    assert found == replace(made, enabled=False)
+    paused = await admin.execute(
+        "SELECT paused FROM executor.tenant_lanes WHERE tenant_id = %s", [unknown]
+    )
+    assert await paused.fetchall() == [(True,)]
 
 
 async def kept(database: Database) -> bool:

@@ -73,7 +73,7 @@ MAY = {
     "GetTenant": PEOPLE,
     "ListTenants": EVERYBODY,
     "DeleteTenant": {"SUPER_ADMIN"},
-    "GetTombstone": {"SUPER_ADMIN"},
+    "GetTombstone": {"SUPER_ADMIN", "EXECUTOR"},
     "ReportPurge": {"EXECUTOR"},
 }
 ROLES = {
