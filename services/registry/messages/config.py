@@ -25,7 +25,7 @@ from services.chassis.redaction import remember
 from services.chassis.rules import schema_of
 from services.chassis.secret import Secret
 from services.chassis.strict_json import whole
-from services.chassis.tenancy import Access, Grant, Principal
+from services.chassis.tenancy import Grant, Principal
 from services.registry.audit import log as audit
 from services.registry.audit.masks import SHOWN
 from services.registry.credentials import Resolved
@@ -282,11 +282,6 @@ def principal_message(principal: Principal) -> access_pb2.Principal:
     return access_pb2.Principal(
         uid=str(principal.principal_id), kind=principal.kind, display_name=principal.display_name
     )
-
-
-def grant_message(access: Access) -> access_pb2.Grant:
-    """One role somewhere."""
-    return access_pb2.Grant(tenant=access.tenant, role=access.role)
 
 
 def authenticated_message(principal: Principal) -> access_pb2.AuthenticateResponse:

@@ -6,7 +6,7 @@ writes none of that but what lets it wait (`registry.staging`, then `registry.ap
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -53,6 +53,12 @@ class Caller:
     def authority(self, tenant: str) -> Authority:
         """What they may do to one tenant's wanted state."""
         return Authority(self.principal, self.permission, tenant)
+
+    def inside(self) -> "Caller":
+        """They in a tenant that is there, where some grants count only with a reason."""
+        if self.actor.reason:
+            return self
+        return replace(self, principal=self.principal.without_reason())
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +144,7 @@ class Config:
             found = await self._tenants.find(submission.tenant)
             if found is None or found.state == "purged":
                 raise
-            return await self._apply(submission, found.tenant_id, caller, answer)
+            return await self._apply(submission, found.tenant_id, caller.inside(), answer)
 
     async def _apply(
         self, submission: Submission, tenant_id: UUID, caller: Caller, answer: Answer
