@@ -12,6 +12,12 @@ PREFIX = "TENON_REGISTRY"
 class Settings:
     """The registry's settings; keys are 64 hexadecimal digits.
 
+    The key-encryption key comes from the first of these that is set (`keys.choosing`): `kms_key`,
+    the id, ARN or alias of a key of AWS KMS, in `kms_region` or at `kms_endpoint` (a URL) unless
+    the machine's own AWS settings say where; `key_encryption_key_file`, a keyring that may grow;
+    `key_encryption_key`, a keyring that does not (`keys.keyrings`). The second is also the third's
+    file form, so that both hold a value where the file is set: the file counts.
+
     `issuers_file` lists whose signed tokens count (`issuers.Issuer`); `egress_allow` is a list of
     internal hosts and networks where their keys may be read (`chassis.addresses.parse_allow`). With
     `client_ca` every caller must show a certificate of that authority. Only `trusted_proxies`, a
@@ -26,9 +32,13 @@ class Settings:
 
     database_url: Secret
     system_database_url: Secret
-    key_encryption_key: Secret
     fingerprint_key: Secret
     pepper: Secret
+    key_encryption_key: Secret | None = None
+    key_encryption_key_file: Path | None = None
+    kms_key: str = ""
+    kms_endpoint: str = ""
+    kms_region: str = ""
     listen: str = "127.0.0.1:50051"
     certificate: Path | None = None
     private_key: Path | None = None
