@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-FaultKind = Literal["status", "rate_limit", "slow", "truncate", "reset", "hang"]
+FaultKind = Literal["status", "rate_limit", "slow", "truncate", "reset", "hang", "late"]
 
 
 class Fault(BaseModel):
@@ -21,6 +21,7 @@ class Fault(BaseModel):
     status, rate_limit: refused with `status` (500; 429), nothing done; `retry_after` in seconds.
     slow: done, answered after `delay_s`. truncate: done, the answer's body breaks off half-way.
     reset: done, then the connection is reset. hang: done, never answered.
+    late: done only after `delay_s`, even if the client has gone by then.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -130,6 +131,15 @@ async def _hang(_fault: Fault, request: web.Request, handler: Handler) -> web.St
     raise AssertionError("nobody sets this event")
 
 
+async def _late(fault: Fault, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def handled() -> web.StreamResponse:
+        await asyncio.sleep(fault.delay_s)
+        return await handler(request)
+
+    # A client that goes cancels its handler, but not what the handler shields.
+    return await asyncio.shield(handled())
+
+
 _Respond = Callable[[Fault, web.Request, Handler], Awaitable[web.StreamResponse]]
 _RESPOND: Final[Mapping[FaultKind, _Respond]] = {
     "status": _status,
@@ -138,4 +148,5 @@ _RESPOND: Final[Mapping[FaultKind, _Respond]] = {
     "truncate": _truncate,
     "reset": _reset,
     "hang": _hang,
+    "late": _late,
 }

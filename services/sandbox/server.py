@@ -2,8 +2,10 @@
 
 /user, /repos/…     GitHub's API, behind a token check
 /echo, /echo/…      answers with what it got; open to all
+/oauth/…            an identity provider (`oauth`), which checks its callers itself
 /__faults           GET, POST a Fault, DELETE all
-/__calls            GET every call but these two, DELETE the log
+/__calls            GET every call but these, DELETE the log
+/__oauth, /__oauth/…    the identity provider's controls (`oauth_controls`)
 """
 
 import re
@@ -20,10 +22,14 @@ from pydantic import ValidationError
 
 from services.sandbox.faults import Fault, Faults, Handler
 from services.sandbox.github import GitHub, not_found, refusal
+from services.sandbox.identity import Identity
+from services.sandbox.oauth import OAuth
+from services.sandbox.oauth_controls import controls as oauth_controls
 from services.sandbox.state import DEFAULT_REPOS, Comment, RecordedCall, State
 
 _CREDENTIAL_HEADERS: Final = frozenset({"authorization", "x-api-key", "cookie"})
-_OPEN: Final = re.compile(r"/echo(?:/.*)?")
+_ECHO: Final = r"echo(?:/.*)?"
+_OPEN: Final = re.compile(rf"/{_ECHO}|/oauth/.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,7 @@ class Box:
     url: str
     state: State
     faults: Faults
+    identity: Identity
 
     @property
     def calls(self) -> list[RecordedCall]:
@@ -53,11 +60,12 @@ async def sandbox(
     port: int = 0,
     repos: Mapping[str, int] = DEFAULT_REPOS,
     state_file: Path | None = None,
+    identity: Identity | None = None,
 ) -> AsyncIterator[Box]:
     """Serve on `host:port` (0: any free port) until the block ends."""
-    state, faults = State(repos, state_file), Faults()
+    state, faults, identity = State(repos, state_file), Faults(), identity or Identity()
     runner = web.AppRunner(
-        _application(token, state, faults),
+        _application(token, state, faults, identity),
         access_log=None,
         handler_cancellation=True,
         shutdown_timeout=0.1,
@@ -65,12 +73,12 @@ async def sandbox(
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
-        yield Box(f"http://{host}:{runner.addresses[0][1]}", state, faults)
+        yield Box(f"http://{host}:{runner.addresses[0][1]}", state, faults, identity)
     finally:
         await runner.cleanup()
 
 
-def _application(token: str, state: State, faults: Faults) -> web.Application:
+def _application(token: str, state: State, faults: Faults, identity: Identity) -> web.Application:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/__"):
@@ -83,9 +91,10 @@ def _application(token: str, state: State, faults: Faults) -> web.Application:
         return await faults.respond(request, _known(handler))
 
     app = web.Application(middlewares=[guard])
-    app.add_routes(GitHub(state).routes())
-    app.router.add_route("*", f"/{{path:{_OPEN.pattern[1:]}}}", _echo(token))
-    app.add_routes(_controls(state, faults))
+    oauth = OAuth(identity)
+    app.add_routes([*GitHub(state).routes(), *oauth.routes()])
+    app.router.add_route("*", f"/{{path:{_ECHO}}}", _echo(token))
+    app.add_routes([*_controls(state, faults), *oauth_controls(identity, oauth)])
     return app
 
 
@@ -139,6 +148,7 @@ def _controls(state: State, faults: Faults) -> list[web.RouteDef]:
 
 
 async def _recorded(request: web.Request, *, authorized: bool) -> RecordedCall:
+    body = (await request.read()).decode(errors="replace")
     return RecordedCall(
         method=request.method,
         path=request.path,
@@ -148,7 +158,8 @@ async def _recorded(request: web.Request, *, authorized: bool) -> RecordedCall:
             for name, value in request.headers.items()
             if name.lower() not in _CREDENTIAL_HEADERS
         },
-        body=(await request.read()).decode(errors="replace"),
+        # Forms of the identity provider are made of secrets and tokens.
+        body="" if request.path.startswith("/oauth/") else body,
         authorized=authorized,
     )
 

@@ -290,6 +290,7 @@ async def test_the_command_serves_remembers_and_stops(
         ready = json.loads(await process.stdout.readline())
         token = Path(ready["token_file"])
         assert token.stat().st_mode & 0o777 == 0o600
+        await assert_client_is_known(ready)
         there = Integration(
             "github", ready["url"], SHOP, Credential("bearer", {"token": Secret(token.read_text())})
         )
@@ -299,6 +300,18 @@ async def test_the_command_serves_remembers_and_stops(
         assert len(comments) == expected
         os.kill(process.pid, signal.SIGTERM)
         assert await process.wait() == 0
+
+
+async def assert_client_is_known(ready: dict[str, str]) -> None:
+    secret = Path(ready["client_secret_file"])
+    assert secret.stat().st_mode & 0o777 == 0o600
+    client = {"client_id": ready["client_id"], "client_secret": secret.read_text()}
+    form = {"grant_type": "client_credentials", **client}
+    async with (
+        aiohttp.ClientSession(ready["url"]) as session,
+        session.post("/oauth/token", data=form) as answer,
+    ):
+        assert answer.status == 200
 
 
 async def test_a_port_in_use_is_said_without_a_traceback(tmp_path: Path, box: Box) -> None:

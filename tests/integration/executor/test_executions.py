@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -259,7 +260,7 @@ async def test_a_late_unsafe_call_is_an_unknown_outcome(runs: ExecutionBench) ->
 
 
 async def test_what_was_never_sent_is_tried_again_by_every_method(runs: ExecutionBench) -> None:
-    runs.box = type(runs.box)("http://127.0.0.1:1", runs.box.state, runs.box.faults)
+    runs.box = replace(runs.box, url="http://127.0.0.1:1")
     found = await runs.run(comment())
     assert (found.state, found.failure_reason) == ("failed", "CONNECT_FAILED")
     assert found.steps[0].attempts == 3
