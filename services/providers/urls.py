@@ -2,18 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address
 from typing import Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from services.chassis.errors import InvalidArgument
+from services.chassis.url_parts import decoded_problem, is_loopback, path_problem
 
 _VARIABLE: Final = re.compile(r"\{([a-z][a-z0-9_]*)\}")
-_NEVER: Final = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
 _NEVER_IN_URL: Final = re.compile(r"[^\x21-\x5b\x5d-\x7e]")
-_BAD_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PATH_LITERALS: Final = "/%:@!$&'()*+,;=-._~"
-_MAX_DECODINGS: Final = 4
 
 
 class UnsafePath(InvalidArgument):
@@ -40,9 +37,9 @@ def base_url_problem(url: str) -> str | None:
         return "must not hold a user or password"
     if "?" in url or "#" in url:
         return "must not have a query or fragment"
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         return "must be https (plain http is for loopback addresses only)"
-    return _path_problem(parts.path.rstrip("/") or "/")
+    return path_problem(parts.path.rstrip("/") or "/")
 
 
 def template_names(path: str) -> frozenset[str]:
@@ -59,11 +56,11 @@ def expand_path(template: str, params: Mapping[str, object]) -> str:
     names = template_names(template)
     if missing := sorted(names - params.keys()):
         raise UnsafePath(f"the path needs a value for {', '.join(missing)}")
-    if problem := _path_problem(_VARIABLE.sub("x", template)):
+    if problem := path_problem(_VARIABLE.sub("x", template)):
         raise UnsafePath(f"the path {problem}")
     values = {name: _segment(name, params[name]) for name in names}
     path = quote(_VARIABLE.sub(lambda match: values[match[1]], template), safe=_PATH_LITERALS)
-    if problem := _decoded_problem(path):
+    if problem := decoded_problem(path):
         raise UnsafePath(f"the path {problem}")
     return path
 
@@ -86,7 +83,7 @@ def require_within(base_url: str, url: str) -> str:
     below = given.path == prefix or given.path.startswith(f"{prefix}/")
     if not same or not below or given.username is not None or given.password is not None:
         raise UnsafePath("the URL leaves the integration's base URL")
-    if problem := _decoded_problem(given.path):
+    if problem := decoded_problem(given.path):
         raise UnsafePath(f"the URL's path {problem}")
     return url
 
@@ -106,50 +103,10 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _segment(name: str, value: object) -> str:
     text = text_of(value)
     if not text or not isinstance(value, str | int | float):
         raise UnsafePath(f"{name} must be a non-empty string, a number or a boolean")
-    if problem := _decoded_problem("/" + text):
+    if problem := decoded_problem("/" + text):
         raise UnsafePath(f"{name} {problem}")
     return quote(text, safe="")
-
-
-def _path_problem(path: str) -> str | None:
-    if not path.startswith("/"):
-        return "must begin with /"
-    if any(mark in path for mark in "?#{}"):
-        return "must not have ?, #, { or }"
-    if _BAD_PERCENT.search(path):
-        return "has a % that encodes nothing"
-    return _decoded_problem(path)
-
-
-def _decoded_problem(path: str) -> str | None:
-    """What any server could see in `path` however often it decodes it."""
-    for _ in range(_MAX_DECODINGS):
-        if problem := _segments_problem(path):
-            return problem
-        decoded = unquote(path)
-        if decoded == path:
-            return None
-        path = decoded
-    return "is percent-encoded too many times"
-
-
-def _segments_problem(path: str) -> str | None:
-    if _NEVER.search(path):
-        return "has a control character or a backslash"
-    segments = [segment.partition(";")[0] for segment in path.split("/")[1:]]
-    if any(segment in (".", "..") for segment in segments):
-        return "has a . or .. segment"
-    if any(segment == "" for segment in segments[:-1]):
-        return "has an empty segment"
-    return None
