@@ -34,7 +34,6 @@ REFUSED: Final[tuple[tuple[Network, str], ...]] = tuple(
         ("::/128", "unspecified"),
         ("::1/128", "loopback"),
         ("::/96", "IPv4-compatible"),
-        ("64:ff9b::/96", "NAT64"),
         ("64:ff9b:1::/48", "local NAT64"),
         ("100::/64", "discard-only"),
         ("2001::/23", "IETF protocol assignments, Teredo"),
@@ -51,10 +50,14 @@ REFUSED: Final[tuple[tuple[Network, str], ...]] = tuple(
 """Networks no request leaves for, with the reason; first match counts.
 
 Source: the IANA special-purpose address registries (RFC 6890), save for Azure's platform host
-168.63.129.16, which is a public address that answers only inside a cloud.
+168.63.129.16, which is a public address that answers only inside a cloud. 6to4 (RFC 7526) and local
+NAT64, whose IPv4 address stands where its operator likes (RFC 8215), are refused whatever they
+carry.
 """
 
 _ALLOCATED_V6: Final = IPv6Network("2000::/3")
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+"""A network without IPv4 reaches it here: the last 32 bits are where it leads (RFC 6052 §2.2)."""
 
 _RULE: Final = re.compile(
     r"(?:\[(?P<v6>[^\]]+)\](?P<bits>/\d+)?|(?P<host>[^\[\]:]+)):(?P<port>[^:]+)"
@@ -72,7 +75,11 @@ class BadAllowList(TenonError):
 
 @dataclass(frozen=True, slots=True)
 class AllowRule:
-    """One exception: a network or a host name as it stands in a URL, and a port (None: any)."""
+    """One exception: a network or a host name as it stands in a URL, and a port (None: any).
+
+    A network is held against the address that is dialled: 10.0.0.0/8 permits nothing that IPv6
+    carries to there, save IPv4-mapped addresses, which are dialled as IPv4.
+    """
 
     target: Network | str
     port: int | None
@@ -166,6 +173,12 @@ def _reason(address: Address) -> str | None:
     for network, reason in REFUSED:
         if address in network:
             return reason
-    if isinstance(address, IPv6Address) and address not in _ALLOCATED_V6:
-        return "not allocated for global use"
-    return None
+    return _reason_v6(address) if isinstance(address, IPv6Address) else None
+
+
+def _reason_v6(address: IPv6Address) -> str | None:
+    if address.scope_id is not None:
+        return "of one zone only"
+    if address in _NAT64:
+        return _reason(IPv4Address(int(address) & 0xFFFF_FFFF))
+    return None if address in _ALLOCATED_V6 else "not allocated for global use"
