@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from services.chassis.endpoint_limits import Only
 from services.chassis.errors import InvalidArgument
 from services.chassis.secret import Secret
 from services.providers.manifest import AuthRule, AuthType
@@ -30,10 +31,14 @@ class CredentialRefused(InvalidArgument):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """Secret material of one type, by field; `none` stands for having no credential."""
+    """Secret material of one type, by field; `none` stands for having no credential.
+
+    `only` limits where it may be sent, whatever the integration says; None is no limit.
+    """
 
     type: str = "none"
     fields: Mapping[str, Secret] = field(default_factory=dict)
+    only: Only | None = None
 
 
 def credential_fields(credential_type: str) -> frozenset[str]:

@@ -91,7 +91,7 @@ def operation_call(
 
 
 def request_for(manifest: Manifest, integration: Integration, call: Call) -> Request:
-    """The request for `call`, with the integration's credential on it.
+    """The request for `call`, with the integration's credential, and the limits of that, on it.
 
     Raises CallInvalid, UnsafePath or CredentialRefused; none of them holds a value or a secret.
     """
@@ -102,7 +102,8 @@ def request_for(manifest: Manifest, integration: Integration, call: Call) -> Req
     if method not in _METHODS:
         _refuse([Violation("method", f"must be one of {', '.join(sorted(_METHODS))}")])
     url = join(base_url_of(manifest, integration), path) + (f"?{query}" if query else "")
-    return Request(method, url, _headers(manifest, integration, call, settings), _body(call.body))
+    headers = _headers(manifest, integration, call, settings)
+    return Request(method, url, headers, _body(call.body), integration.credential.only)
 
 
 def base_url_of(manifest: Manifest, integration: Integration) -> str:

@@ -27,8 +27,9 @@ async def test_a_closed_port_is_a_failed_connection() -> None:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         async with Egress(parse_allow("127.0.0.1:*"), LIMITS) as out:
-            with pytest.raises(ConnectFailed, match="Connection refused"):
+            with pytest.raises(ConnectFailed, match="Connection refused") as failed:
                 await out.send(get(f"http://127.0.0.1:{port}/"))
+    assert failed.value.fault == "connect"
 
 
 async def test_an_unknown_name_is_a_failed_connection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,8 +38,11 @@ async def test_an_unknown_name_is_a_failed_connection(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown)
     async with Egress((), LIMITS) as out:
-        with pytest.raises(ConnectFailed, match=r"nowhere.test:80: the name is not known"):
+        with pytest.raises(
+            ConnectFailed, match=r"nowhere.test:80: the name is not known"
+        ) as failed:
             await out.send(get("http://nowhere.test/"))
+    assert failed.value.fault == "dns"
 
 
 async def test_a_connection_that_never_stands_is_failed_in_connect_time(
@@ -49,15 +53,17 @@ async def test_a_connection_that_never_stands_is_failed_in_connect_time(
 
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", hanging)
     async with Egress(parse_allow("127.0.0.1:*"), Limits(total_s=60, connect_s=0.05)) as out:
-        with pytest.raises(ConnectFailed, match="no connection in time"):
+        with pytest.raises(ConnectFailed, match="no connection in time") as failed:
             await out.send(get("http://127.0.0.1:9/"))
+    assert failed.value.fault == "timeout"
 
 
 async def test_no_tls_on_the_other_side_is_a_failed_connection(
     server: Server, egress: Egress
 ) -> None:
-    with pytest.raises(ConnectFailed, match="TLS"):
+    with pytest.raises(ConnectFailed, match="TLS") as failed:
         await egress.send(get(f"https://127.0.0.1:{server.port}/echo"))
+    assert failed.value.fault == "tls"
     assert not server.seen
 
 
@@ -73,8 +79,9 @@ async def test_a_certificate_of_nobody_is_a_failed_connection(
     one = await asyncio.start_server(never, "127.0.0.1", 0, ssl=context)
     port = one.sockets[0].getsockname()[1]
     async with Egress(parse_allow("127.0.0.1:*"), LIMITS) as out:
-        with pytest.raises(ConnectFailed, match="certificate is not accepted"):
+        with pytest.raises(ConnectFailed, match="certificate is not accepted") as failed:
             await out.send(get(f"https://127.0.0.1:{port}/"))
+    assert failed.value.fault == "tls"
     one.close()
     await one.wait_closed()
     assert not refused.is_set()
@@ -85,6 +92,7 @@ async def test_silence_after_sending_is_a_lost_response(server: Server, egress: 
         await egress.send(get(f"{server.url}/silent"), timeout_s=0.1)
     assert lost.value.status is None
     assert lost.value.late
+    assert lost.value.fault == "timeout"
     assert len(server.seen) == 1
 
 
@@ -130,9 +138,9 @@ async def test_an_answer_cut_short_or_garbled_is_lost_and_the_request_sent_only_
             await out.send(Request(method, f"{server.url}/?key=canary"))
     assert lost.value.status == status
     assert not lost.value.late
+    assert lost.value.fault == "lost"
     assert "canary" not in str(lost.value)
-    assert lost.value.__suppress_context__
-    assert lost.value.__cause__ is None
+    assert lost.value.__context__ is lost.value.__cause__ is None
     assert len(arrived) == 1
 
 
