@@ -5,8 +5,10 @@ from typing import Final
 KINDS: Final = (
     "Tenant",
     "ReviewPolicy",
+    "Venue",
     "Credential",
     "Integration",
+    "Connection",
     "Connector",
     "WebhookEndpoint",
     "Subscription",

@@ -26,9 +26,11 @@ GLOBAL_TABLES: dict[str, dict[str, str]] = {
     "registry.permissions": {"system": "SELECT"},
     "registry.role_permissions": {"system": "SELECT"},
     "registry.api_keys": {"system": "SELECT, INSERT, UPDATE"},
-    "registry.key_versions": {"system": "SELECT, INSERT"},
+    "registry.key_versions": {"system": "SELECT, INSERT, UPDATE"},
+    "registry.key_holders": {"system": "SELECT, INSERT, UPDATE, DELETE"},
+    "registry.sealing_keys": {"system": "SELECT, INSERT, UPDATE"},
     "registry.staff": {"system": "SELECT, INSERT, UPDATE, DELETE"},
-    "registry.platform_answers": {"system": "SELECT, INSERT, DELETE"},
+    "registry.platform_answers": {"system": "SELECT, INSERT, UPDATE, DELETE"},
     "registry.api_key_usage": {"system": "SELECT, INSERT, UPDATE"},
     "registry.platform_audit_events": {"system": "SELECT, INSERT"},
     "registry.platform_audit_head": {"system": "SELECT, INSERT, UPDATE"},
@@ -57,9 +59,14 @@ SYSTEM_ACCESS: dict[str, tuple[str, str]] = {
         "usage comes in for many tenants at once, and a principal's last tenant is one of all",
     ),
     "registry.request_answers": (
-        "SELECT, INSERT, DELETE",
-        "changes of access keep their answers; those of idle tenants are forgotten, too",
+        "SELECT, INSERT, UPDATE, DELETE",
+        (
+            "changes of access keep their answers; idle tenants' are forgotten, too, and all are"
+            " sealed anew when the key-encryption key rotates"
+        ),
     ),
+    "registry.data_keys": ("SELECT, UPDATE", "all are wrapped anew when that key rotates"),
+    "registry.credential_status": ("SELECT", "leaders look for what is to be refreshed or rotated"),
     "registry.pending_revisions": ("SELECT", "the expiry looks for what waited too long"),
     "registry.audit_events": ("SELECT, INSERT", "changes of a tenant's access tell its log"),
     "registry.audit_heads": (
@@ -77,6 +84,9 @@ SYSTEM_ACCESS: dict[str, tuple[str, str]] = {
 FORGOTTEN: dict[str, str] = {
     "executor.event_receipts": "received_at < now() - interval '7 days'",
     "executor.run_requests": "created_at < now() - interval '24 hours'",
+    "registry.credential_uses": "bucket_at < now() - interval '31 days'",
+    "registry.oauth_flows": "expires_at < now() - interval '1 day'",
+    "registry.connect_links": "expires_at < now() - interval '1 day'",
 }
 
 # What is left of a tenant that is purged: its slug, and the proof of what was done to it.
@@ -142,18 +152,31 @@ class Tenancy:
         if "DELETE" not in verbs and table not in KEPT:
             self._let_purge(table)
         if table in SYSTEM_ACCESS:
-            system_verbs, _ = SYSTEM_ACCESS[table]
-            op.execute(
-                f"CREATE POLICY system_access ON {table} TO {self._system} "
-                "USING (true) WITH CHECK (true)"
-            )
-            op.execute(f"GRANT {system_verbs} ON {table} TO {self._system}")
+            self._open_to_system(table)
         if table in FORGOTTEN:
             op.execute(
                 f"CREATE POLICY system_forgets ON {table} TO {self._system} "
                 f"USING ({FORGOTTEN[table]}) WITH CHECK (false)"
             )
             op.execute(f"GRANT SELECT, DELETE ON {table} TO {self._system}")
+
+    def widen(self, table: str, verbs: str) -> None:
+        """Give the service's login more verbs on a table, and the system login what the list says.
+
+        An earlier revision protected it, by the list as it was then.
+        """
+        op.execute(f"GRANT {verbs} ON {table} TO {self._app}")
+        if table in SYSTEM_ACCESS:
+            op.execute(f"DROP POLICY IF EXISTS system_access ON {table}")
+            self._open_to_system(table)
+
+    def _open_to_system(self, table: str) -> None:
+        verbs, _ = SYSTEM_ACCESS[table]
+        op.execute(
+            f"CREATE POLICY system_access ON {table} TO {self._system} "
+            "USING (true) WITH CHECK (true)"
+        )
+        op.execute(f"GRANT {verbs} ON {table} TO {self._system}")
 
     def _let_purge(self, table: str) -> None:
         """Let the service's login delete rows of a tenant that is on its way out, and no others."""

@@ -127,9 +127,10 @@ async def bootstrapping(
 ) -> AsyncIterator[tuple[Database, Bootstrap]]:
     """What makes the first callers of a registry, by its settings."""
     settings = load(Settings, PREFIX, {**environment, **os.environ})
-    vault = registry.open_vault(settings)
-    async with registry.open_database(settings) as database:
-        await vault.prove(database)
+    async with (
+        registry.open_database(settings) as database,
+        registry.open_vault(settings, database) as (vault, _),
+    ):
         access = registry.open_keys(settings, database)
         log = registry.open_log(vault)
         yield database, Bootstrap(database, access, log, settings.environment)

@@ -8,12 +8,14 @@ from tenon.registry.v1 import (
     access_service_pb2,
     audit_service_pb2,
     config_service_pb2,
+    connection_service_pb2,
     credential_service_pb2,
     integration_service_pb2,
     key_service_pb2,
     principal_service_pb2,
     staff_service_pb2,
     tenant_service_pb2,
+    vault_service_pb2,
 )
 
 CONTRACTS: Final[dict[str, tuple[FileDescriptor, ...]]] = {
@@ -23,12 +25,14 @@ CONTRACTS: Final[dict[str, tuple[FileDescriptor, ...]]] = {
             access_service_pb2,
             audit_service_pb2,
             config_service_pb2,
+            connection_service_pb2,
             credential_service_pb2,
             integration_service_pb2,
             key_service_pb2,
             principal_service_pb2,
             staff_service_pb2,
             tenant_service_pb2,
+            vault_service_pb2,
         )
     ),
     "executor": (execution_service_pb2.DESCRIPTOR, lane_service_pb2.DESCRIPTOR),

@@ -1,4 +1,4 @@
-"""That something which was remembered of callers no longer holds."""
+"""That something which was remembered of callers, or of secrets, no longer holds."""
 
 import hashlib
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from uuid import UUID
 
 from services.chassis.tenancy import Principal
 
-What = Literal["principal", "key", "tenant", "identity", "everything"]
+What = Literal["principal", "key", "tenant", "identity", "credential", "everything"]
 WHATS: Final = frozenset(get_args(What))
 IDS: Final = frozenset({"principal", "tenant"})
 """Those that are named by a uuid."""
@@ -39,8 +39,22 @@ class Invalidation:
                 return lambda principal: principal.session == session
             case "identity":
                 return lambda principal: principal.identity == self.of
+            case "credential":
+                return lambda _: False
             case "everything":
                 return lambda _: True
+
+    def secrets(self) -> "Callable[[UUID, str], bool]":
+        """Says of a tenant's remembered credential, by its name, whether it may be another one now.
+
+        A credential is told as `tenant's id/name`; with its tenant all of them go.
+        """
+        if self.what == "everything":
+            return lambda _tenant, _name: True
+        if self.what == "credential":
+            return lambda tenant_id, name: f"{tenant_id}/{name}" == self.of
+        tenant = self.tenant_id
+        return lambda tenant_id, _name: tenant_id == tenant
 
 
 EVERYTHING: Final = Invalidation("everything")

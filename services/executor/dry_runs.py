@@ -19,10 +19,10 @@ from services.executor.recipe import Recipe
 from services.executor.standing import callee
 from services.executor.steps import Step
 from services.executor.store.projected import Needs, ProjectedObject
-from services.providers.auth import Credential, auth_header_name, credential_fields
+from services.providers.auth import Credential, auth_header_name, credential_parts
 from services.providers.calls import Integration, request_for
 from services.providers.catalog import Catalog
-from services.providers.manifest import Manifest
+from services.providers.manifest import CARRIED_AS, Manifest
 
 Outcome = Literal["sends", "skipped", "fails"]
 Refusal = (InvalidArgument, NotFound, FailedPrecondition)
@@ -163,7 +163,9 @@ def _stand_in(credential: ProjectedObject | None) -> Credential:
     if credential is None:
         return Credential()
     kind = credential.spec["type"]
-    return Credential(kind, {name: Secret(MASK) for name in credential_fields(kind)})
+    return Credential(
+        kind, {name: Secret(MASK) for name in credential_parts(CARRIED_AS.get(kind, kind)).needed}
+    )
 
 
 def _masked(request: Request, manifest: Manifest, called: Integration) -> Request:

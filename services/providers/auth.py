@@ -9,15 +9,39 @@ from typing import Final
 from services.chassis.endpoint_limits import Only
 from services.chassis.errors import InvalidArgument
 from services.chassis.secret import Secret
-from services.providers.manifest import AuthRule, AuthType
+from services.providers.manifest import CARRIED_AS, AuthRule, AuthType
 
-_FIELDS: Final[Mapping[str, frozenset[str]]] = {
-    "api_key": frozenset({"key"}),
-    "bearer": frozenset({"token"}),
-    "basic": frozenset({"username", "password"}),
-    "webhook_secret": frozenset({"secret"}),
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The secret parts of one type of credential: those it needs, and those it may have."""
+
+    needed: frozenset[str]
+    optional: frozenset[str] = frozenset()
+
+    @property
+    def known(self) -> frozenset[str]:
+        """All of them."""
+        return self.needed | self.optional
+
+
+def _parts(*needed: str, optional: tuple[str, ...] = ()) -> Parts:
+    return Parts(frozenset(needed), frozenset(optional))
+
+
+_PARTS: Final[Mapping[str, Parts]] = {
+    "api_key": _parts("key", optional=("secret",)),
+    "bearer": _parts("token"),
+    "basic": _parts("username", "password"),
+    # Without a value, Tenon makes one.
+    "webhook_secret": _parts(optional=("secret",)),
+    # The provider gives them; some may be brought along.
+    "oauth2": _parts(optional=("access_token", "refresh_token", "id_token")),
+    "oauth2_client": _parts("client_id", optional=("client_secret",)),
+    "jwt_key": _parts("private_key", "issuer", optional=("key_id", "subject")),
+    "client_certificate": _parts("certificate", "private_key"),
 }
-CREDENTIAL_TYPES: Final = tuple(_FIELDS)
+CREDENTIAL_TYPES: Final = tuple(_PARTS)
 _HEADER_VALUE: Final = re.compile(
     rb"[\x21-\x7e\x80-\xff](?:[\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?"
 )
@@ -41,13 +65,10 @@ class Credential:
     only: Only | None = None
 
 
-def credential_fields(credential_type: str) -> frozenset[str]:
-    """The fields a credential of this type must have, no more and no fewer.
-
-    Raises CredentialRefused for a type we do not know.
-    """
+def credential_parts(credential_type: str) -> Parts:
+    """The parts of a credential of this type. Raises CredentialRefused for one we do not know."""
     try:
-        return _FIELDS[credential_type]
+        return _PARTS[credential_type]
     except KeyError:
         known = ", ".join(CREDENTIAL_TYPES)
         raise CredentialRefused(f"the type of a credential is one of: {known}") from None
@@ -90,12 +111,13 @@ def auth_headers(
     Raises CredentialRefused for a credential of another type, with other fields, or with
     characters no header can carry.
     """
-    if credential.type != rule.type:
+    if CARRIED_AS.get(credential.type, credential.type) != rule.type:
         raise CredentialRefused(f"this needs a credential of type {rule.type}")
     if rule.type == "none":
         return {}
-    if frozenset(credential.fields) != credential_fields(rule.type):
-        needed = ", ".join(sorted(credential_fields(rule.type)))
+    parts, given = credential_parts(rule.type), frozenset(credential.fields)
+    if not parts.needed <= given <= parts.known:
+        needed = ", ".join(sorted(parts.needed))
         raise CredentialRefused(f"a credential of type {rule.type} has the fields: {needed}")
     value = _VALUES[rule.type](credential.fields)
     if not _HEADER_VALUE.fullmatch(value):

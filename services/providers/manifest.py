@@ -29,11 +29,15 @@ PaginationStyle = Literal["link_header"]
 RetryAfterSource = Literal["retry-after", "x-ratelimit-reset"]
 FailureKind = Literal["rate_limited", "auth", "not_found", "invalid", "provider_error", "transient"]
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+Grant = Literal["authorization_code", "client_credentials", "jwt_bearer"]
 Scalar = str | int | bool
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+CARRIED_AS: Final[Mapping[str, AuthType]] = {"oauth2": "bearer"}
+"""Types of credential that go on a request as another one does."""
 
 _IS_TYPE: Final[Mapping[str, Callable[[object], bool]]] = {
     "string": lambda value: isinstance(value, str),
@@ -181,6 +185,41 @@ class Signature(_Part):
     scheme: SignatureScheme
 
 
+class OAuth2(_Part):
+    """How accounts of this provider are authorised (RFC 6749), and where that differs from others.
+
+    URLs are templates of the app's settings, which `config` describes. `account` is where an answer
+    with tokens names the account, as a dotted path; `metadata` names what else is kept of it.
+    """
+
+    authorization_url: str
+    token_url: str
+    revocation_url: str = ""
+    issuer: str = ""
+    grants: tuple[Grant, ...] = ("authorization_code",)
+    client_auth: Literal["basic", "post"] = "basic"
+    scopes: tuple[str, ...] = ()
+    scope_separator: Literal[" ", ","] = " "
+    authorize_params: dict[str, str] = {}
+    account: str = ""
+    metadata: dict[Slug, str] = {}
+    config: dict[Slug, Parameter] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for url in (self.authorization_url, self.token_url, self.revocation_url, self.issuer):
+            unknown = template_names(url) - self.config.keys()
+            if unknown:
+                raise ValueError(f"oauth2.config does not describe {', '.join(sorted(unknown))}")
+            if url and not url.startswith(("https://", "{")):
+                raise ValueError("an oauth2 URL is https, or a setting's")
+        return self
+
+    def config_violations(self, config: Mapping[str, object]) -> tuple[Violation, ...]:
+        """What is wrong with an app's settings; empty when they are good."""
+        return violations(self.config, config)
+
+
 class EventType(_Part):
     """Where a webhook says what it is about: a header, a body field, or both joined by a dot."""
 
@@ -229,6 +268,7 @@ class Manifest(_Part):
     verify: Slug | None = None
     operations: dict[Slug, Operation] = {}
     failures: Failures = Failures()
+    oauth2: OAuth2 | None = None
     webhook: Webhook | None = None
 
     @model_validator(mode="after")
@@ -245,8 +285,12 @@ class Manifest(_Part):
         return self
 
     def auth_rule(self, credential_type: str) -> AuthRule | None:
-        """The rule for a credential of this type (`none`: no credential), or None if refused."""
-        return next((rule for rule in self.auth if rule.type == credential_type), None)
+        """The rule for a credential of this type (`none`: no credential), or None if refused.
+
+        An OAuth 2.0 access token goes as a bearer token does (RFC 6750).
+        """
+        carried = CARRIED_AS.get(credential_type, credential_type)
+        return next((rule for rule in self.auth if rule.type == carried), None)
 
     def config_violations(self, config: Mapping[str, object]) -> tuple[Violation, ...]:
         """What is wrong with an integration's settings; empty when they are good."""

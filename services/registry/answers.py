@@ -11,8 +11,8 @@ from uuid import UUID
 from services.chassis.database import Bound, Transaction
 from services.chassis.errors import InvalidArgument
 from services.chassis.secret import Secret
+from services.registry.keys.vault import Vault, Wrapped
 from services.registry.store import answers as store
-from services.registry.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,8 @@ class Once:
                 "this request_id was used for another request; make a new one",
                 reason="REQUEST_ID_REUSED",
             )
-        return self._vault.open_answer(
-            asked.tenant_id, asked.method, asked.request_id, bytes(rows[0].answer)
-        )
+        answer = Wrapped(rows[0].key_version, bytes(rows[0].answer))
+        return self._vault.open_answer(asked.tenant_id, asked.method, asked.request_id, answer)
 
     def keeping(self, asked: Asked | None, answer: bytes) -> list[Bound]:
         """What keeps an answer, and lets go of old ones."""
@@ -77,7 +76,12 @@ class Once:
             return []
         statements = store.of(asked.tenant_id)
         sealed = self._vault.seal_answer(asked.tenant_id, asked.method, asked.request_id, answer)
-        row = {**asked.key(), "request_hash": self._hash(asked), "answer": sealed}
+        row = {
+            **asked.key(),
+            "request_hash": self._hash(asked),
+            "answer": sealed.wrapped,
+            "key_version": sealed.key_version,
+        }
         return [Bound(statements.forget, asked.key()), Bound(statements.keep, row)]
 
     def _hash(self, asked: Asked) -> bytes:

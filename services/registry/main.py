@@ -1,7 +1,9 @@
 """The registry service: everything is wired here and nowhere else."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -10,17 +12,20 @@ from tenon.registry.v1 import (
     access_service_pb2,
     audit_service_pb2,
     config_service_pb2,
+    connection_service_pb2,
     credential_service_pb2,
     integration_service_pb2,
     key_service_pb2,
     principal_service_pb2,
     staff_service_pb2,
     tenant_service_pb2,
+    vault_service_pb2,
 )
 
 from services.chassis.database import Constraints, Database
 from services.chassis.egress import Egress, Limits, parse_allow
-from services.chassis.errors import AlreadyExists, FailedPrecondition
+from services.chassis.endpoint_limits import parse_only
+from services.chassis.errors import Aborted, AlreadyExists, FailedPrecondition
 from services.chassis.interceptors import Gates
 from services.chassis.leader import lead
 from services.chassis.process import background, ready_until_told, start
@@ -37,7 +42,7 @@ from services.registry.access.control import AccessControl
 from services.registry.access.grants import Grants
 from services.registry.access.issuers import read_issuers
 from services.registry.access.jwks import Keys, fetching
-from services.registry.access.key_text import ENVIRONMENT, LOCAL
+from services.registry.access.key_text import ENVIRONMENT
 from services.registry.access.principals import Principals
 from services.registry.access.staff import Staff
 from services.registry.access.tokens import Tokens
@@ -51,10 +56,32 @@ from services.registry.audit.reading import Audit
 from services.registry.audit.recording import Recording
 from services.registry.audit.reviews import EventReviews
 from services.registry.audit.verification import Verification
-from services.registry.credentials import Credentials
+from services.registry.connections import Connections
+from services.registry.credentials.attention import LEADER as ATTENTION
+from services.registry.credentials.attention import REFRESHER, Attention, Refresher
+from services.registry.credentials.changing import Changing
+from services.registry.credentials.reading import Reading
+from services.registry.credentials.resolving import Resolving
+from services.registry.credentials.sealing import Sealing
+from services.registry.credentials.tampering import Tampering
+from services.registry.credentials.uses import Uses
 from services.registry.feed import Feed
 from services.registry.integrations import Integrations
+from services.registry.keys.choosing import current, providers_of
+from services.registry.keys.holding import Holding
+from services.registry.keys.replacing import Replacing
+from services.registry.keys.rewrapping import LEADER as KEYS
+from services.registry.keys.rewrapping import Rewrapping
+from services.registry.keys.sealing_keys import SealingKeys
+from services.registry.keys.vault import Vault
+from services.registry.keys.versions import KeyVersions
 from services.registry.messages.config import SCHEMAS
+from services.registry.oauth.exchange import Exchange
+from services.registry.oauth.flows import Addresses, Flows
+from services.registry.oauth.links import Links
+from services.registry.oauth.refreshing import Refreshing
+from services.registry.oauth.relaying import Relaying
+from services.registry.oauth.revoking import Revoking
 from services.registry.reviews.approvals import Approvals
 from services.registry.reviews.endings import Endings
 from services.registry.reviews.expiry import LEADER as EXPIRY
@@ -63,12 +90,14 @@ from services.registry.reviews.staging import Staging
 from services.registry.servicers.access import AccessServicer
 from services.registry.servicers.audit import AuditServicer
 from services.registry.servicers.config import ConfigServicer
+from services.registry.servicers.connection import ConnectionServicer
 from services.registry.servicers.credential import CredentialServicer
 from services.registry.servicers.integration import IntegrationServicer
 from services.registry.servicers.key import KeyServicer
 from services.registry.servicers.principal import PrincipalServicer
 from services.registry.servicers.staff import StaffServicer
 from services.registry.servicers.tenant import TenantServicer
+from services.registry.servicers.vault import VaultServicer
 from services.registry.settings import PREFIX, Settings
 from services.registry.store import retention
 from services.registry.store.roles import BuiltInRoles
@@ -76,19 +105,29 @@ from services.registry.store.tenants import Tenants
 from services.registry.tenants.deletion import Deletion
 from services.registry.tenants.purge import LEADER as PURGE
 from services.registry.tenants.purge import Purge
-from services.registry.vault import Vault
 from services.registry.wanted.apply import Config
 from services.registry.wanted.drafts import Drafts
 from services.registry.wanted.snapshots import Snapshots
 from services.registry.wanted.writing import Writer
 
-# What is read of an issuer's keys.
-KEYS_LIMITS: Final = Limits(total_s=5, response_bytes=2**18)
+# What is read of an issuer's keys and of a token endpoint; each call has its own, shorter time.
+EGRESS_LIMITS: Final = Limits(total_s=60, response_bytes=2**18)
 # What a broken constraint means to the caller.
 CONSTRAINTS: Constraints = {
     "integrations_primary_key": lambda _: FailedPrecondition(
         "another integration of this provider and environment is primary", reason="PRIMARY_TAKEN"
     ),
+    "connections_account_key": lambda _: AlreadyExists(
+        "another connection is of this account already", reason="ACCOUNT_CONNECTED"
+    ),
+    # Its version moved meanwhile: somebody refreshed it, or rotated it.
+    "credential_versions_pkey": lambda _: Aborted("the credential has a newer version; try again"),
+    **{
+        f"{table}_key_version_fkey": lambda _: Aborted(
+            "the key-encryption key was rotated meanwhile; try again", reason="KEY_VERSION_MOVED"
+        )
+        for table in ("data_keys", "request_answers", "platform_answers", "sealing_keys")
+    },
     "principals_identity_key": lambda _: AlreadyExists(
         "a principal of this kind, issuer and subject exists"
     ),
@@ -108,12 +147,21 @@ def open_database(settings: Settings) -> Database:
     )
 
 
-def open_vault(settings: Settings) -> Vault:
-    """The deployment's keys; without one the registry does not start."""
-    return Vault(
-        _key("KEY_ENCRYPTION_KEY", settings.key_encryption_key),
-        _key("FINGERPRINT_KEY", settings.fingerprint_key),
-    )
+def fingerprint_key(settings: Settings) -> Secret:
+    """What tells changes, chains the audit log and signs links. Raises SettingsError."""
+    return _key("FINGERPRINT_KEY", settings.fingerprint_key)
+
+
+@asynccontextmanager
+async def open_vault(
+    settings: Settings, database: Database
+) -> AsyncIterator[tuple[Vault, Holding]]:
+    """The deployment's keys, opened; without one the registry does not start."""
+    vault = Vault(fingerprint_key(settings))
+    name = current(settings)
+    holding = Holding(database, vault, providers_of(settings), name)
+    await holding.start()
+    yield vault, holding
 
 
 def open_keys(settings: Settings, database: Database) -> AccessControl:
@@ -133,44 +181,142 @@ def open_log(vault: Vault, catalog: Catalog | None = None) -> Log:
     return Log(vault.chain, Masks(SCHEMAS, catalog or Catalog.load()))
 
 
-def services_of(
-    database: Database,
-    vault: Vault,
-    access: AccessControl,
-    tenants: Tenants,
-    feed: Feed,
-    environment: str = LOCAL,
-    anchor_file: Path | None = None,
-) -> Sequence[Service]:
-    """Every contract of the registry with what keeps it."""
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """The registry's contracts with what keeps them, and the loops a deployment runs once."""
+
+    services: Sequence[Service]
+    loops: Mapping[str, Callable[[], Awaitable[None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What the parts of the registry stand on."""
+
+    database: Database
+    vault: Vault
+    holding: Holding
+    access: AccessControl
+    tenants: Tenants
+    feed: Feed
+    egress: Egress
+
+
+def wire(base: Base, settings: Settings) -> Wired:
+    """Every contract of the registry with what keeps it, and its loops."""
+    database, vault, access, tenants = base.database, base.vault, base.access, base.tenants
     access.invalidations.reach(tenants.forget)
-    credentials = Credentials(database, vault)
-    catalog = Catalog.load()
-    drafts = Drafts(catalog, SCHEMAS, vault, BuiltInRoles(database))
-    writer = Writer(catalog, credentials)
+    catalog, once = Catalog.load(), Once(vault)
     log = open_log(vault, catalog)
+    changes, sealing = Changes(database, once, log), Sealing(vault)
+    sealing_keys = SealingKeys(database, vault)
+    drafts = Drafts(catalog, SCHEMAS, vault, BuiltInRoles(database), sealing_keys)
     endings = Endings(log)
-    staging = Staging(credentials, vault, endings, log)
-    config = Config(database, drafts, writer, Once(vault), tenants, log, staging)
-    approvals = Approvals(database, config, staging, endings, access, Once(vault), log)
-    config_servicer = ConfigServicer(config, approvals, Snapshots(database), feed, tenants)
-    deletion = Deletion(database, log, Once(vault))
+    staging = Staging(sealing, endings, log)
+    config = Config(database, drafts, Writer(catalog, sealing), once, tenants, log, staging)
+    approvals = Approvals(database, config, staging, endings, access, once, log)
+    secrets = _secrets(base, settings, catalog, log, changes, sealing)
+    credential = CredentialServicer(
+        Reading(database),
+        config,
+        secrets.changing,
+        secrets.revoking,
+        secrets.refreshing,
+        secrets.resolving,
+        Uses(database, secrets.replacing),
+        sealing_keys,
+    )
+    retired_for = timedelta(days=settings.retired_key_days)
+    rewrapping = Rewrapping(database, vault, base.holding, log, retired_for)
+    versions = KeyVersions(database, changes, base.holding)
     keepers = (
-        (tenant_service_pb2, "TenantService", TenantServicer(tenants, deletion)),
+        (
+            tenant_service_pb2,
+            "TenantService",
+            TenantServicer(tenants, Deletion(database, log, once)),
+        ),
         (
             integration_service_pb2,
             "IntegrationService",
             IntegrationServicer(Integrations(database)),
         ),
-        (config_service_pb2, "ConfigService", config_servicer),
-        (credential_service_pb2, "CredentialService", CredentialServicer(credentials)),
-        *_of_access(database, access, Changes(database, Once(vault), log), environment),
-        (audit_service_pb2, "AuditService", _audit(database, vault, log, anchor_file)),
+        (
+            config_service_pb2,
+            "ConfigService",
+            ConfigServicer(config, approvals, Snapshots(database), base.feed, tenants),
+        ),
+        (credential_service_pb2, "CredentialService", credential),
+        (
+            connection_service_pb2,
+            "ConnectionService",
+            _connections(base, settings, secrets, config, sealing),
+        ),
+        (
+            vault_service_pb2,
+            "VaultService",
+            VaultServicer(versions, rewrapping, secrets.replacing),
+        ),
+        *_of_access(database, access, changes, settings.environment),
+        (audit_service_pb2, "AuditService", _audit(database, vault, log, settings.anchor_file)),
     )
-    return [
+    services = [
         Service(module.DESCRIPTOR.services_by_name[name], keeper)
         for module, name, keeper in keepers
     ]
+    loops = {
+        KEYS: rewrapping.follow,
+        ATTENTION: Attention(database, secrets.changing, log).follow,
+        REFRESHER: Refresher(database, secrets.refreshing).follow,
+    }
+    return Wired(services, loops)
+
+
+@dataclass(frozen=True, slots=True)
+class _Secrets:
+    """What opens, changes and refreshes credentials."""
+
+    exchange: Exchange
+    changing: Changing
+    revoking: Revoking
+    refreshing: Refreshing
+    resolving: Resolving
+    replacing: Replacing
+
+
+def _secrets(
+    base: Base,
+    settings: Settings,
+    catalog: Catalog,
+    log: Log,
+    changes: Changes,
+    sealing: Sealing,
+) -> _Secrets:
+    database = base.database
+    exchange = Exchange(base.egress, catalog, sealing, settings.refresh_timeout_s)
+    changing = Changing(changes, sealing)
+    refreshing = Refreshing(database, sealing, exchange, log, cool_s=settings.refresh_cool_s)
+    resolving = Resolving(database, sealing, refreshing, Tampering(database, log))
+    base.access.invalidations.reach(resolving.forget)
+    return _Secrets(
+        exchange,
+        changing,
+        Revoking(database, sealing, exchange, changing),
+        refreshing,
+        resolving,
+        Replacing(database, changes, sealing, log),
+    )
+
+
+def _connections(
+    base: Base, settings: Settings, secrets: _Secrets, config: Config, sealing: Sealing
+) -> ConnectionServicer:
+    patterns = [each.strip() for each in settings.return_urls.split(",") if each.strip()]
+    addresses = Addresses(settings.public_url.rstrip("/"), parse_only(patterns), bool(patterns))
+    flows = Flows(base.database, sealing, secrets.exchange, config, base.access, addresses)
+    links = Links(base.database, base.vault, flows, addresses)
+    return ConnectionServicer(
+        Connections(base.database), flows, links, Relaying(flows), secrets.revoking
+    )
 
 
 def _of_access(
@@ -211,14 +357,13 @@ async def run(settings: Settings) -> None:
     """Serve until told to stop; says on standard output when it is ready."""
     async with (
         open_database(settings) as database,
-        Egress(parse_allow(settings.egress_allow), KEYS_LIMITS) as egress,
+        Egress(parse_allow(settings.egress_allow), EGRESS_LIMITS) as egress,
+        open_vault(settings, database) as (vault, holding),
     ):
-        vault, tenants, feed = open_vault(settings), Tenants(database), Feed(database)
-        await vault.prove(database)
+        tenants, feed = Tenants(database), Feed(database)
         access = open_access(settings, database, egress)
-        services = services_of(
-            database, vault, access, tenants, feed, settings.environment, settings.anchor_file
-        )
+        base = Base(database, vault, holding, access, tenants, feed, egress)
+        wired = wire(base, settings)
         counter = Counter()
         proxies = parse_networks(f"{PREFIX}_TRUSTED_PROXIES", settings.trusted_proxies)
         gates = [
@@ -228,31 +373,41 @@ async def run(settings: Settings) -> None:
         listen = Listen(
             settings.listen, settings.certificate, settings.private_key, settings.client_ca
         )
-        anchors = Anchors(database, vault.chain, settings.anchor_file)
-        ageing = Retention(
-            database,
-            retention.TIME_TABLES,
-            timedelta(days=settings.retention_days),
-            retention.forget,
-            closing=anchors.close,
-        )
-        expiry = Expiry(database, Endings(open_log(vault)))
+        loops = {**_loops(settings, database, vault), **wired.loops}
         async with (
+            holding.following(),
             background(
                 feed.listen(),
                 access.invalidations.listen(),
-                lead(settings.system_database_url, retention.LEADER, ageing.follow),
-                lead(settings.system_database_url, ANCHORS, anchors.follow),
-                lead(settings.system_database_url, PURGE, Purge(database, open_log(vault)).follow),
-                lead(settings.system_database_url, EXPIRY, expiry.follow),
+                *(lead(settings.system_database_url, name, loop) for name, loop in loops.items()),
             ),
             kept(counter, Usage(database).keep),
-            serving(services, gates, listen) as port,
+            serving(wired.services, gates, listen) as port,
         ):
             await ready_until_told(grpc=port)
             # Followers would otherwise hold up the drain for the whole of its grace.
             feed.close()
             access.invalidations.close()
+
+
+def _loops(
+    settings: Settings, database: Database, vault: Vault
+) -> Mapping[str, Callable[[], Awaitable[None]]]:
+    """What a deployment runs once, whatever is served."""
+    log, anchors = open_log(vault), Anchors(database, vault.chain, settings.anchor_file)
+    ageing = Retention(
+        database,
+        retention.TIME_TABLES,
+        timedelta(days=settings.retention_days),
+        retention.forget,
+        closing=anchors.close,
+    )
+    return {
+        retention.LEADER: ageing.follow,
+        ANCHORS: anchors.follow,
+        PURGE: Purge(database, log).follow,
+        EXPIRY: Expiry(database, Endings(log)).follow,
+    }
 
 
 def main() -> int:

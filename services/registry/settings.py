@@ -18,8 +18,16 @@ class Settings:
     `key_encryption_key`, a keyring that does not (`keys.keyrings`). The second is also the third's
     file form, so that both hold a value where the file is set: the file counts.
 
+    `public_url` is where browsers reach the ingress, without a path: providers send them back
+    there, and connect links begin with it. `return_urls` is a list, parted by commas, of where
+    browsers may be sent besides (`chassis.endpoint_limits`). `refresh_timeout_s` bounds one call of
+    a token endpoint, and with it the lease of a refresh; `refresh_cool_s` is waited after a first
+    failure. A data key that was replaced opens what it sealed for `retired_key_days` more: longer
+    than the executor keeps what it sealed.
+
     `issuers_file` lists whose signed tokens count (`issuers.Issuer`); `egress_allow` is a list of
-    internal hosts and networks where their keys may be read (`chassis.addresses.parse_allow`). With
+    internal hosts and networks where their keys may be read, and providers' token endpoints called
+    (`chassis.addresses.parse_allow`). With
     `client_ca` every caller must show a certificate of that authority. Only `trusted_proxies`, a
     list of networks, may say for whom they call (`x-forwarded-for`).
 
@@ -48,6 +56,11 @@ class Settings:
     trusted_proxies: str = ""
     environment: str = "local"
     pool_size: int = 8
+    public_url: str = ""
+    return_urls: str = ""
+    refresh_timeout_s: float = 20
+    refresh_cool_s: float = 30
+    retired_key_days: int = 200
     retention_days: int = 90
     anchor_file: Path | None = None
     log_format: str = "json"

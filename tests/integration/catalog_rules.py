@@ -29,6 +29,9 @@ TIME_TABLES = {
 FORGETS = {
     "executor.event_receipts": "(received_at < (now() - '7 days'::interval))",
     "executor.run_requests": "(created_at < (now() - '24:00:00'::interval))",
+    "registry.credential_uses": "(bucket_at < (now() - '31 days'::interval))",
+    "registry.oauth_flows": "(expires_at < (now() - '1 day'::interval))",
+    "registry.connect_links": "(expires_at < (now() - '1 day'::interval))",
 }
 # What must be so before a service may delete what it otherwise keeps, as PostgreSQL spells it.
 _LEAVING = (

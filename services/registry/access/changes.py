@@ -1,4 +1,7 @@
-"""One change of access: what it changes, whom it tells, its answer and its event, or nothing."""
+"""One change outside the write path: what it does, whom it tells, its answer and its event.
+
+Changes of access are the system login's, those of a tenant's credentials and keys the tenant's.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ from services.registry.access.key_wishes import EVERYTHING
 from services.registry.answers import Asked, Once
 from services.registry.audit.log import Actor, Event, Log
 from services.registry.store import access as store
+from services.registry.store import tenants
 from services.registry.wanted.plan import NOTHING, FieldChange
 
 STAFF_MANAGE = "staff.manage"
@@ -57,7 +61,7 @@ Act = Callable[[Transaction], Awaitable[Done]]
 
 
 class Changes:
-    """Makes changes, each in one transaction of the system login."""
+    """Makes changes, each in one transaction."""
 
     def __init__(self, database: Database, once: Once, log: Log) -> None:
         self._database = database
@@ -65,18 +69,29 @@ class Changes:
         self._log = log
 
     async def make(self, by: By, act: Act) -> bytes:
-        """The answer of `act`, or the one it gave this request before."""
+        """The answer of `act`, or the one it gave this request before; as the system login."""
         async with self._database.system() as transaction:
-            kept = await self._once.kept(transaction, by.asked)
-            if kept is not None:
-                return kept
-            done = await act(transaction)
-            rest = [*done.telling, *self._once.keeping(by.asked, done.answer)]
-            if rest:
-                await transaction.pipeline(rest)
-            if done.event is not None:
-                await self._append(transaction, by, done.event)
-            return done.answer
+            return await self._made(transaction, by, act)
+
+    async def make_inside(self, by: By, act: Act) -> bytes:
+        """The same, inside the tenant. Raises NotFound where the change is of none."""
+        if by.tenant_id is None:
+            raise absent("tenant")
+        async with self._database.tenant(by.tenant_id) as transaction:
+            await tenants.lock(transaction, by.tenant_id)
+            return await self._made(transaction, by, act)
+
+    async def _made(self, transaction: Transaction, by: By, act: Act) -> bytes:
+        kept = await self._once.kept(transaction, by.asked)
+        if kept is not None:
+            return kept
+        done = await act(transaction)
+        rest = [*done.telling, *self._once.keeping(by.asked, done.answer)]
+        if rest:
+            await transaction.pipeline(rest)
+        if done.event is not None:
+            await self._append(transaction, by, done.event)
+        return done.answer
 
     async def _append(self, transaction: Transaction, by: By, event: Event) -> None:
         if by.tenant_id is None:

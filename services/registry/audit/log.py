@@ -54,7 +54,8 @@ class Event:
     `object_id` is that of the thing itself where it has one; `error` the reason code of what was
     not done, `repeats` how often the same was refused before without an event of its own;
     `provider` the one whose settings an integration holds, by whose manifest they are masked;
-    `told_id` the id by which another service told it, which says nothing of when.
+    `told_id` the id by which another service told it, which says nothing of when. What is
+    `alarming` makes a notice, as all does that is critical and done.
     """
 
     action: str
@@ -73,6 +74,7 @@ class Event:
     repeats: int = 0
     provider: str = ""
     told_id: UUID | None = None
+    alarming: bool = False
     event_id: UUID = field(default_factory=uuid7)
     happened_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -189,15 +191,16 @@ def _distrust(seq: int) -> Told:
 
 
 def _notices(tenant_id: UUID | None, told: Sequence[Told]) -> list[Bound]:
-    """What tells at once, by the feed and in words, that something critical was done."""
-    critical = [
+    """What tells at once, by the feed and in words, that something critical was done, or alarms."""
+    loud = [
         (actor, event)
         for actor, event in told
-        if event.risk == Risk.CRITICAL and event.outcome == "done"
+        if event.alarming or (event.risk == Risk.CRITICAL and event.outcome == "done")
     ]
-    for actor, event in critical:
+    for actor, event in loud:
         log.warning(
-            "critical: %s %s %s by %s (audit event %s)",
+            "%s: %s %s %s by %s (audit event %s)",
+            event.risk.name.lower(),
             *(event.action, event.kind, event.object, actor.display_name, event.event_id),
         )
     if tenant_id is None:
@@ -205,7 +208,7 @@ def _notices(tenant_id: UUID | None, told: Sequence[Told]) -> list[Bound]:
     place = {"tenant_id": tenant_id, "kind": "notice", "revision": 0}
     return [
         Bound(store.NOTICE, {**place, "subject": f"auditEvents/{event.event_id}"})
-        for _, event in critical
+        for _, event in loud
     ]
 
 

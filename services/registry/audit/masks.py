@@ -59,6 +59,8 @@ PLAIN: Final[Mapping[str, frozenset[str]]] = {
     "Lane": frozenset({"pause_reason", "create_time"}),
     "ProviderSwitch": frozenset({"reason", "create_time"}),
     "Execution": frozenset({"state", "create_time"}),
+    "KeyVersion": frozenset({"state"}),
+    "Credential": frozenset({"version", "reason"}),
 }
 
 _STEP: Final = re.compile(r"\.?([^.\[]+)|\[(\d+)\]")

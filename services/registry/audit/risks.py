@@ -39,6 +39,8 @@ RULES: Final = (
     RiskRule("Key", ANY, ANY, Risk.HIGH),
     RiskRule("Credential", ANY, SECRET_VALUES, Risk.HIGH),
     RiskRule("Credential", ANY, f"{SECRET_VALUES}.*", Risk.HIGH),
+    RiskRule("Connection", "create", ANY, Risk.HIGH),
+    RiskRule("Connection", ANY, "spec.external_account_id", Risk.HIGH),
     # Everything of a tenant stops, or goes on.
     RiskRule("Tenant", "update", "spec.enabled", Risk.HIGH),
     # Everybody's work with a provider does, or one connector's, or one run.

@@ -13,7 +13,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tenon.options.v1 import rule_pb2
 from tenon.registry.v1 import access_service_pb2 as access_pb2
 from tenon.registry.v1 import config_service_pb2 as config_pb2
-from tenon.registry.v1 import credential_service_pb2 as credential_pb2
 from tenon.registry.v1 import integration_service_pb2 as integration_pb2
 from tenon.registry.v1 import wanted_pb2
 
@@ -27,8 +26,6 @@ from services.chassis.secret import Secret
 from services.chassis.strict_json import whole
 from services.chassis.tenancy import Grant, Principal
 from services.registry.audit import log as audit
-from services.registry.audit.masks import SHOWN
-from services.registry.credentials import Resolved
 from services.registry.feed import Entry
 from services.registry.wanted.apply import Applied, Caller
 from services.registry.wanted.drafts import Submission
@@ -97,12 +94,18 @@ def to_declared(resource: wanted_pb2.Resource) -> Declared:
         raise invalid("resource", "has no spec")
     kind, meta, message = _KIND_OF[which], resource.metadata, getattr(resource, which)
     secrets: dict[str, Secret] = {}
+    sealed: dict[str, str] = {}
     if kind == "Credential":
-        secrets = {part: remember(Secret(value.plain)) for part, value in message.values.items()}
+        sealed = {part: value.sealed for part, value in message.values.items() if value.sealed}
+        secrets = {
+            part: remember(Secret(value.plain))
+            for part, value in message.values.items()
+            if part not in sealed
+        }
         message.ClearField("values")
     fields = {f"spec.{name}": value for name, value in _spec(kind, meta.name, message).items()}
-    if secrets:
-        fields[SECRET_VALUES] = dict.fromkeys(secrets, "")
+    if secrets or sealed:
+        fields[SECRET_VALUES] = dict.fromkeys((*secrets, *sealed), "")
     if meta.labels:
         fields[LABELS] = dict(meta.labels)
     if meta.annotations:
@@ -110,7 +113,7 @@ def to_declared(resource: wanted_pb2.Resource) -> Declared:
     origin = resource.origin
     _check_plain("resource.origin.file", origin.file)
     place = (origin.file, origin.line, meta.tenant)
-    return Declared(kind, meta.name, fields, secrets, *place, absent=resource.absent)
+    return Declared(kind, meta.name, fields, secrets, *place, resource.absent, sealed)
 
 
 def _spec(kind: str, name: str, message: Message) -> dict[str, Any]:
@@ -236,6 +239,7 @@ def integration_message(tenant: str, row: Any) -> integration_pb2.Integration:
         is_primary=row.is_primary,
         is_active=row.is_active,
         credential=row.ref_credential,
+        app=row.ref_app,
     )
     if row.config:
         spec.config.update(row.config)
@@ -250,31 +254,6 @@ def integration_message(tenant: str, row: Any) -> integration_pb2.Integration:
         create_time=moment(row.created_at),
         update_time=moment(row.updated_at),
     )
-
-
-def credential_message(tenant: str, row: Any) -> credential_pb2.Credential:
-    """One credential, masked."""
-    return credential_pb2.Credential(
-        name=format_name(tenant, "credentials", row.name),
-        uid=str(row.credential_id),
-        type=row.type,
-        description=row.description,
-        version=row.version,
-        fingerprints={part: mark[:SHOWN] for part, mark in row.fingerprints.items()},
-        create_time=moment(row.created_at),
-        rotate_time=moment(row.rotated_at),
-    )
-
-
-def resolved_message(resolved: Resolved, ttl_s: int) -> credential_pb2.ResolveCredentialResponse:
-    """An opened credential, on its way to the executor."""
-    answer = credential_pb2.ResolveCredentialResponse(
-        version=resolved.version,
-        type=resolved.type,
-        values={part: value.reveal() for part, value in resolved.values.items()},
-    )
-    answer.ttl.seconds = ttl_s
-    return answer
 
 
 def principal_message(principal: Principal) -> access_pb2.Principal:

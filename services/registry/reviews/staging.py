@@ -17,19 +17,18 @@ from services.chassis.redaction import remember
 from services.chassis.retention import Clock, utc_now
 from services.chassis.secret import Secret
 from services.registry.audit import log as audit
-from services.registry.credentials import Credentials
+from services.registry.credentials.places import key_place
+from services.registry.credentials.sealing import Sealing
 from services.registry.reviews.demands import Demand, risk_of
 from services.registry.reviews.endings import CLOCK, Endings, telling
 from services.registry.store import approvals as store
-from services.registry.vault import TenantKey, Vault
+from services.registry.store import keys
 from services.registry.wanted.drafts import Draft, Submission
 from services.registry.wanted.objects import Declared
 from services.registry.wanted.plan import NOTHING, Change, FieldChange, Plan
 
 TABLE: Final = "registry.pending_revisions"
 COLUMN: Final = "sealed"
-TENANT_KEY: Final = "tenant-data-key"
-KEY_VERSION: Final = 1
 # Of one sending, not of what was sent; or bound to the plan anyway.
 LEFT_OUT: Final = frozenset({"request_id", "digest", "tenant", "base_revision", "plan_hash"})
 
@@ -54,14 +53,12 @@ class Staging:
 
     def __init__(
         self,
-        credentials: Credentials,
-        vault: Vault,
+        sealing: Sealing,
         endings: Endings,
         log: audit.Log,
         clock: Clock = utc_now,
     ) -> None:
-        self._credentials = credentials
-        self._vault = vault
+        self._sealing = sealing
         self._endings = endings
         self._log = log
         self._clock = clock
@@ -86,12 +83,11 @@ class Staging:
     async def open(self, transaction: Transaction, tenant: str, row: Any) -> Submission:
         """The submission in a locked row, bound to the state and the plan it was made for."""
         place = {"tenant_id": row.tenant_id, "data_key_id": row.data_key_id}
-        wrapped = (await transaction.one(store.DATA_KEY, **place)).wrapped
-        tenant_key = self._vault.open_tenant_key(row.tenant_id, row.data_key_id, bytes(wrapped))
-        key = envelope.unwrap(
-            tenant_key.key, _key_place(tenant_key, row.pending_id), bytes(row.wrapped_key)
-        )
-        opened = envelope.open_sealed(key, _place(tenant_key, row.pending_id), bytes(row.sealed))
+        tenant_key = self._sealing.tenant_key(await transaction.one(keys.DATA_KEY_OF, **place))
+        where = key_place(row.tenant_id, row.pending_id)
+        key = envelope.unwrap(tenant_key.key, where, bytes(row.wrapped_key))
+        place_of = _place(row.tenant_id, row.pending_id)
+        opened = envelope.open_sealed(key, place_of, bytes(row.sealed))
         words = json.loads(opened.reveal())
         declared = tuple(_declared(one) for one in words.pop("declared"))
         bound = {"base_revision": row.base_revision, "plan_hash": row.plan_hash}
@@ -101,7 +97,7 @@ class Staging:
         """The row of a new pending revision."""
         plan, author, demand = waiting.draft.plan, waiting.author, waiting.demand
         pending_id = uuid7()
-        keyring = await self._credentials.keyring(transaction, waiting.tenant_id)
+        keyring = await self._sealing.keyring(transaction, waiting.tenant_id)
         await transaction.pipeline(keyring.adding)
         key, words = envelope.new_key(), json.dumps(_words(waiting.submission)).encode()
         return {
@@ -122,8 +118,10 @@ class Staging:
             "self_approval": demand.self_approval,
             "expires_at": self._clock() + demand.expires,
             "data_key_id": keyring.key.data_key_id,
-            "wrapped_key": envelope.wrap(keyring.key.key, _key_place(keyring.key, pending_id), key),
-            "sealed": envelope.seal(key, _place(keyring.key, pending_id), words),
+            "wrapped_key": envelope.wrap(
+                keyring.key.key, key_place(waiting.tenant_id, pending_id), key
+            ),
+            "sealed": envelope.seal(key, _place(waiting.tenant_id, pending_id), words),
         }
 
 
@@ -176,10 +174,6 @@ def _field(change: FieldChange) -> dict[str, Any]:
     return words | {k: v for k, v in (("before", before), ("after", after)) if v is not NOTHING}
 
 
-def _place(tenant_key: TenantKey, pending_id: UUID) -> envelope.Place:
-    tenant_id, data_key_id = tenant_key.tenant_id, tenant_key.data_key_id
-    return envelope.Place(tenant_id, TABLE, pending_id, COLUMN, pending_id, data_key_id)
-
-
-def _key_place(tenant_key: TenantKey, pending_id: UUID) -> envelope.KeyPlace:
-    return envelope.KeyPlace(tenant_key.tenant_id, pending_id, TENANT_KEY, KEY_VERSION)
+def _place(tenant_id: UUID, pending_id: UUID) -> envelope.Place:
+    """Bound to itself alone: the tenant's data key that wraps its key may be replaced."""
+    return envelope.Place(tenant_id, TABLE, pending_id, COLUMN, pending_id, pending_id)

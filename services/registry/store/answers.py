@@ -24,11 +24,11 @@ class Answers:
 def _answers(table: Table) -> Answers:
     key = [column for column in table.primary_key if column.name != "tenant_id"]
     place = [column for column in table.primary_key if column.name == "tenant_id"]
-    names = [column.name for column in table.c if column.name != "created_at"]
+    names = [c.name for c in table.c if c.name not in {"created_at", "key_usable"}]
     within = [column == bindparam(column.name) for column in place]
     return Answers(
         find=Statement(
-            select(table.c.request_hash, table.c.answer).where(
+            select(table.c.request_hash, table.c.answer, table.c.key_version).where(
                 *within,
                 *(column == bindparam(column.name) for column in key),
                 table.c.created_at > _DAY_AGO,

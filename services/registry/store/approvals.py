@@ -11,7 +11,7 @@ from sqlalchemy.sql.expression import null
 from services.chassis.database import Bound, Statement
 from services.registry import tables as t
 
-_P, _A, _K = t.pending_revisions.c, t.pending_approvals.c, t.data_keys.c
+_P, _A = t.pending_revisions.c, t.pending_approvals.c
 
 _ONE = (
     _P.tenant_id == bindparam("tenant_id"),
@@ -100,11 +100,6 @@ DUE = Statement(
     )
     .order_by(_P.expires_at, _P.pending_id)
     .limit(bindparam("size"))
-)
-DATA_KEY = Statement(
-    select(_K.wrapped).where(
-        _K.tenant_id == bindparam("tenant_id"), _K.data_key_id == bindparam("data_key_id")
-    )
 )
 
 

@@ -1,4 +1,4 @@
-"""Telling every process, at commit, that something it remembers of callers no longer holds."""
+"""Telling every process, at commit, that something which it remembers no longer holds."""
 
 import json
 from typing import Final
@@ -19,19 +19,22 @@ def telling(
     key: str | None = None,
     tenant: UUID | None = None,
     identity: tuple[str, str, str] | None = None,
+    credential: tuple[UUID, str] | None = None,
 ) -> Bound:
     """The statement that tells it; it belongs into the transaction of the change.
 
     Name exactly one: a `principal` (disabled, enabled, given or deprived of a role of the
     platform), a `key` by its id (revoked, rotated), a `tenant` (its state, its roles and bindings:
-    whoever has access there, and what is cached of it), or an `identity` (kind, issuer, subject:
-    whom a binding names, who may not have had access there before).
+    whoever has access there, and what is cached of it), an `identity` (kind, issuer, subject:
+    whom a binding names, who may not have had access there before), or a `credential` (its tenant
+    and name: it has another version, or none).
     """
     told = {
         "principal": principal and str(principal),
         "key": key,
         "tenant": tenant and str(tenant),
         "identity": identity and identity_of(*identity),
+        "credential": credential and "/".join(map(str, credential)),
     }
     named = {what: of for what, of in told.items() if of is not None}
     if len(named) != 1:

@@ -40,7 +40,8 @@ class Reference:
 class Stored:
     """How one kind is stored; `derived` columns come from elsewhere than the spec.
 
-    `spread` fields hold messages whose own fields have a column each.
+    `once` are those of them that are written when the object is made, and not again. `spread`
+    fields hold messages whose own fields have a column each.
     """
 
     table: Table
@@ -48,12 +49,27 @@ class Stored:
     fields: tuple[str, ...]
     references: tuple[Reference, ...] = ()
     derived: tuple[str, ...] = ()
+    once: tuple[str, ...] = ()
     spread: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 STORED: Mapping[str, Stored] = {
+    "Venue": Stored(t.venues, "venue_id", ("display_name",)),
+    # Its version moves outside the write path, too: only `credentials.MOVE` writes it.
     "Credential": Stored(
-        t.credentials, "credential_id", ("type", "description"), derived=("version",)
+        t.credentials,
+        "credential_id",
+        (
+            *("type", "description", "environment", "provider", "key_type", "grant", "scopes"),
+            *("expires", "allowed_endpoints", "allowed_ranges", "rotation", "config"),
+            *("provider_metadata", "notes"),
+        ),
+        (
+            Reference("venue", "venue_id", "Venue"),
+            Reference("app", "app_id", "Credential"),
+        ),
+        derived=("declared", "expires_at"),
+        once=("version", "created_by"),
     ),
     "Integration": Stored(
         t.integrations,
@@ -67,8 +83,22 @@ STORED: Mapping[str, Stored] = {
             "is_active",
             "config",
         ),
-        (Reference("credential", "credential_id", "Credential"),),
+        (
+            Reference("credential", "credential_id", "Credential"),
+            Reference("app", "app_id", "Credential"),
+        ),
         derived=("category",),
+    ),
+    "Connection": Stored(
+        t.connections,
+        "connection_id",
+        ("user", "external_account_id", "scopes", "provider_metadata", "is_active"),
+        (
+            Reference("integration", "integration_id", "Integration"),
+            Reference("credential", "credential_id", "Credential"),
+            Reference("venue", "venue_id", "Venue"),
+        ),
+        derived=("provider", "app_id"),
     ),
     "Connector": Stored(
         t.connectors,
@@ -128,21 +158,8 @@ def _selection(kind: str) -> Select[Any]:
             ),
         )
         columns.append(func.coalesce(target.c.name, "").label(f"ref_{reference.field}"))
-    if kind == "Credential":
-        table, version = _with_current_version(table)
-        columns.append(version)
     mine = stored.table.c.tenant_id == bindparam("tenant_id")
     return select(*columns).select_from(table).where(mine).order_by(stored.table.c.name)
-
-
-def _with_current_version(table: Any) -> tuple[Any, Any]:
-    versions = t.credential_versions
-    same = and_(
-        versions.c.tenant_id == t.credentials.c.tenant_id,
-        versions.c.credential_id == t.credentials.c.credential_id,
-        versions.c.version == t.credentials.c.version,
-    )
-    return table.join(versions, same), versions.c.fingerprints
 
 
 def _insert(stored: Stored) -> Statement:
@@ -153,7 +170,7 @@ def _insert(stored: Stored) -> Statement:
 
 
 def _update(stored: Stored) -> Statement:
-    fixed = {"tenant_id", stored.id_column, "name", "created_at", "updated_at"}
+    fixed = {"tenant_id", stored.id_column, "name", "created_at", "updated_at", *stored.once}
     columns = [c for c in stored.table.c if c.name not in fixed]
     return Statement(
         update(stored.table)
@@ -179,8 +196,11 @@ ALL = {kind: Statement(_selection(kind)) for kind in STORED}
 INSERT = {kind: _insert(stored) for kind, stored in STORED.items()}
 UPDATE = {kind: _update(stored) for kind, stored in STORED.items()}
 DELETE = {kind: _delete(stored.table, stored.id_column) for kind, stored in STORED.items()}
-# What is sealed goes with its credential, and its key with it.
-DELETE_SEALED = _delete(t.credential_versions, "credential_id")
+# What is sealed goes with its credential, and its key with it, and all that is told of it.
+GOES_WITH_CREDENTIAL = tuple(
+    _delete(table, "credential_id")
+    for table in (t.credential_versions, t.credential_status, t.credential_uses)
+)
 
 _INTEGRATION = t.integrations.c
 GET_INTEGRATION = Statement(_selection("Integration").where(_INTEGRATION.name == bindparam("name")))
@@ -234,7 +254,7 @@ def deleting(tenant_id: UUID, one: Complete) -> Iterator[Bound]:
     """What deletes one object, and all that is sealed for it."""
     place = {"tenant_id": tenant_id, "id": one.object_id}
     if one.kind == "Credential":
-        yield Bound(DELETE_SEALED, place)
+        yield from (Bound(statement, place) for statement in GOES_WITH_CREDENTIAL)
     yield Bound(DELETE[one.kind], place)
 
 
@@ -247,7 +267,7 @@ def complete(kind: str, row: Any) -> Complete:
     for name, columns in stored.spread.items():
         fields[f"spec.{name}"] = {inner: getattr(row, column) for inner, column in columns.items()}
     if kind == "Credential":
-        fields[SECRET_VALUES] = row.fingerprints
+        fields[SECRET_VALUES] = row.declared
     version = row.version if kind == "Credential" else 0
     return Complete(kind, row.name, fields, getattr(row, stored.id_column), version)
 

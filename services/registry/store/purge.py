@@ -15,11 +15,6 @@ KEPT: Final = frozenset(
 )
 """What stays of a purged tenant. Source: migrations/tenancy.py:KEPT."""
 
-# Tables are told in the order in which one refers to another.
 ROWS: Final = TenantRows(
-    [
-        table
-        for table in reversed(t.metadata.tables.values())
-        if "tenant_id" in table.c and table.name not in KEPT
-    ]
+    [table for table in reversed(t.IN_ORDER) if "tenant_id" in table.c and table.name not in KEPT]
 )

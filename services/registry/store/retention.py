@@ -1,4 +1,4 @@
-"""What the registry forgets: whole months of its logs and of usage, and answers after a day."""
+"""What the registry forgets: whole months of logs and usage, answers after a day, old flows."""
 
 from datetime import datetime, timedelta
 from typing import Final
@@ -39,13 +39,23 @@ FORGETS: Final = {
     table.name: _statements(table) for table in (t.request_answers, t.platform_answers)
 }
 
+# Of these the system login sees only what may go. Source: migrations/tenancy.py:FORGOTTEN.
+HAVE_HAD_THEIR_TIME: Final = {
+    table.name: Statement(delete(table))
+    for table in (t.credential_uses, t.oauth_flows, t.connect_links)
+}
+
 
 async def forget(database: Database, now: datetime) -> dict[str, int]:
-    """Forget every answer that has had its day, of idle tenants too; how many, by table."""
-    return {
+    """Forget every answer that has had its day, old use and old flows; how many, by table."""
+    gone = {
         name: await _forget(database, now - ANSWERS_KEPT, *statements)
         for name, statements in FORGETS.items()
     }
+    async with database.system() as transaction:
+        for table, statement in HAVE_HAD_THEIR_TIME.items():
+            gone[table] = await transaction.run(statement)
+    return gone
 
 
 async def _forget(

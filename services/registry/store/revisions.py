@@ -22,6 +22,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from services.chassis.database import Bound, Statement, Transaction
 from services.registry import tables as t
 from services.registry.audit.log import Occasion
+from services.registry.tables.columns import Xid8
 from services.registry.wanted.objects import Key
 from services.registry.wanted.plan import Ownership, Plan
 
@@ -94,7 +95,7 @@ READ_FEED = Statement(
     select(_FEED.xid, _FEED.seq, _FEED.tenant_id, _FEED.kind, _FEED.revision, _FEED.subject)
     .where(
         tuple_(_FEED.xid, _FEED.seq)
-        > tuple_(cast(cast(bindparam("xid"), Text), t.Xid8), bindparam("seq", type_=BigInteger)),
+        > tuple_(cast(cast(bindparam("xid"), Text), Xid8), bindparam("seq", type_=BigInteger)),
         text("xid < pg_snapshot_xmin(pg_current_snapshot())"),
     )
     .order_by(_FEED.xid, _FEED.seq)

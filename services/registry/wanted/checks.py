@@ -6,18 +6,24 @@ A fault's field is `Kind/name#path`, so that the reconciler can point at file, l
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from functools import partial
 from typing import Any, Final
 
 from services.chassis import constraints, expressions, jsonpath, templates
 from services.chassis.errors import InvalidArgument, NotFound, Violation
 from services.chassis.ids import SLUG, SLUG_RULE, TENANT_ID
 from services.chassis.recurrence import Recurrence, RecurrenceError
-from services.providers.auth import credential_fields
 from services.providers.catalog import Catalog
 from services.providers.manifest import Manifest
 from services.providers.urls import template_names
 from services.registry.access.roles import BOUND_IN_TENANTS
+from services.registry.wanted.credential_checks import (
+    check_app_of,
+    check_connection,
+    check_credential,
+    check_provider_of,
+)
 from services.registry.wanted.objects import Complete, Declared, Key, Schemas, spec_of
 
 LONGEST_TIMEOUT_S: Final = 300.0
@@ -92,10 +98,11 @@ class Checks:
     def __init__(self, catalog: Catalog, schemas: Schemas) -> None:
         self._catalog = catalog
         self._schemas = schemas
-        self._by_kind = {
+        self._by_kind: Mapping[str, Callable[[Complete, Mapping[Key, Complete]], Found]] = {
             "Tenant": self._tenant,
             "Integration": self._integration,
-            "Credential": _credential,
+            "Credential": partial(check_credential, catalog=catalog),
+            "Connection": check_connection,
             "Connector": self._connector,
             "WebhookEndpoint": self._endpoint,
             "Subscription": _subscription,
@@ -165,6 +172,8 @@ class Checks:
         if (credential or not spec["credential"]) and manifest.auth_rule(kind) is None:
             takes = ", ".join(rule.type for rule in manifest.auth)
             yield "spec.credential", f"{manifest.provider} takes {takes}, not {kind}"
+        yield from check_app_of(one, known)
+        yield from check_provider_of(one, known)
         if other := _other_primary(one, known):
             yield "spec.is_primary", f"{other} is primary for this provider and environment"
 
@@ -232,16 +241,6 @@ def _primary_of(one: Complete) -> tuple[str, str] | None:
     if one.kind != "Integration" or not one.fields["spec.is_primary"]:
         return None
     return one.fields["spec.provider"], one.fields["spec.environment"]
-
-
-def _credential(one: Complete, _: Mapping[Key, Complete]) -> Found:
-    spec = one.spec()
-    needs, has = credential_fields(spec["type"]), set(spec["values"])
-    for missing in sorted(needs - has):
-        yield "spec.values", f"a credential of type {spec['type']} needs {missing}"
-    for unknown in sorted(has - needs):
-        hint = constraints.did_you_mean(unknown, sorted(needs))
-        yield f"spec.values.{unknown}", f"is no part of a {spec['type']} credential{hint}"
 
 
 def _subscription(one: Complete, _: Mapping[Key, Complete]) -> Found:

@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from services.chassis import constraints
 from services.chassis.database import Transaction
-from services.chassis.errors import Aborted
+from services.chassis.envelope import Unsealable
+from services.chassis.errors import Aborted, Violation
+from services.chassis.sealed_box import NotASeal, Purpose
 from services.chassis.secret import Secret
 from services.providers.catalog import Catalog
 from services.registry.access import roles
+from services.registry.keys.sealing_keys import SealingKeys
+from services.registry.keys.vault import Vault
 from services.registry.store import objects, revisions, tenants
 from services.registry.store.roles import BuiltInRoles
-from services.registry.vault import Vault
 from services.registry.wanted import removals
 from services.registry.wanted.checks import Checks, check_declared, refuse, violation
 from services.registry.wanted.objects import (
@@ -25,6 +28,10 @@ from services.registry.wanted.objects import (
     spec_of,
 )
 from services.registry.wanted.plan import Ownership, Plan, make_plan
+
+NOT_OPENED: Final = (
+    "was not sealed for this tenant, kind, name and part, or by a key of another deployment"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +70,14 @@ class Drafts:
     """Makes drafts."""
 
     def __init__(
-        self, catalog: Catalog, schemas: Schemas, vault: Vault, built_in: BuiltInRoles
+        self,
+        catalog: Catalog,
+        schemas: Schemas,
+        vault: Vault,
+        built_in: BuiltInRoles,
+        sealing_keys: SealingKeys,
     ) -> None:
+        self._sealing_keys = sealing_keys
         self._schemas = schemas
         self._built_in = built_in
         self._vault = vault
@@ -79,6 +92,7 @@ class Drafts:
         refuse(check_declared(submission.declared, submission.tenant, self._schemas))
         if row is None:
             return await self.first(submission)
+        submission = await self._unsealed(submission)
         current = {one.key: one for one in await objects.everything(transaction, row.tenant_id)}
         current["Tenant", row.slug] = tenants.complete(row)
         keys = [one.key for one in submission.declared]
@@ -89,7 +103,29 @@ class Drafts:
     async def first(self, submission: Submission) -> Draft:
         """The draft that makes the tenant."""
         refuse(check_declared(submission.declared, submission.tenant, self._schemas))
+        submission = await self._unsealed(submission)
         return self._draft(submission, 0, {}, {}, await self._built_in.allowed())
+
+    async def _unsealed(self, submission: Submission) -> Submission:
+        """The submission with what was sealed to us opened. Raises InvalidArgument, every fault."""
+        if not any(one.sealed for one in submission.declared):
+            return submission
+        faults: list[Violation] = []
+        declared = [
+            await self._opened(submission.tenant, one, faults) for one in submission.declared
+        ]
+        refuse(faults)
+        return replace(submission, declared=tuple(declared))
+
+    async def _opened(self, tenant: str, one: Declared, faults: list[Violation]) -> Declared:
+        found = dict(one.secrets)
+        for part, text in one.sealed.items():
+            purpose = Purpose(tenant, one.kind, one.name, part)
+            try:
+                found[part] = await self._sealing_keys.opened(purpose, text)
+            except (NotASeal, Unsealable):
+                faults.append(violation(one.key, f"{SECRET_VALUES}.{part}", NOT_OPENED))
+        return replace(one, secrets=found, sealed={})
 
     def _draft(
         self,

@@ -14,8 +14,8 @@ from services.chassis.secret import Secret
 
 # In this order objects are written, so that what is referred to stands first.
 ORDER = (
-    *("Tenant", "ReviewPolicy"),
-    *("Credential", "Integration", "Connector", "WebhookEndpoint", "Subscription"),
+    *("Tenant", "ReviewPolicy", "Venue"),
+    *("Credential", "Integration", "Connection", "Connector", "WebhookEndpoint", "Subscription"),
     *("Role", "RoleBinding"),
 )
 
@@ -42,6 +42,10 @@ class Declared:
     tenant: str = ""
     # It is not wanted any more; it says nothing else then.
     absent: bool = False
+    # Secrets that are sealed to the registry's public key, to be opened before anything else.
+    sealed: Mapping[str, str] = field(default_factory=dict)
+    # What is known of the values, where a provider gave them; JSON, times as texts.
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:

@@ -11,10 +11,11 @@ from services.chassis.rules import Risk
 from services.providers.catalog import Catalog
 from services.registry.audit import log as audit
 from services.registry.audit.masks import OWNER
-from services.registry.credentials import Credentials, Keyring
+from services.registry.credentials.declared import DeclaredSecrets, Place, derived
+from services.registry.credentials.sealing import Keyring, Sealing
 from services.registry.store import invalidations, objects, revisions, tenants
 from services.registry.wanted.drafts import Draft
-from services.registry.wanted.objects import SECRET_VALUES, Complete, Declared, Key
+from services.registry.wanted.objects import Complete, Declared, Key
 from services.registry.wanted.plan import NOTHING, Change, FieldChange
 
 
@@ -22,17 +23,20 @@ from services.registry.wanted.plan import NOTHING, Change, FieldChange
 class _Within:
     """What every change of one draft is written with."""
 
+    tenant: str
     occasion: audit.Occasion
     ids: Mapping[Key, UUID]
+    known: Mapping[Key, Complete]
     keyring: Keyring
 
 
 class Writer:
     """Turns drafts into statements."""
 
-    def __init__(self, catalog: Catalog, credentials: Credentials) -> None:
+    def __init__(self, catalog: Catalog, sealing: Sealing) -> None:
         self._catalog = catalog
-        self._credentials = credentials
+        self._sealing = sealing
+        self._secrets = DeclaredSecrets(sealing)
 
     async def statements(
         self, transaction: Transaction, draft: Draft, occasion: audit.Occasion
@@ -41,8 +45,9 @@ class Writer:
         plan, statements, events = draft.plan, list[Bound](), list[audit.Event]()
         if plan.changes:
             tenant_id = occasion.tenant_id
-            keyring = await self._credentials.keyring(transaction, tenant_id)
-            within = _Within(occasion, _allot(draft, tenant_id), keyring)
+            keyring = await self._sealing.keyring(transaction, tenant_id)
+            ids = _allot(draft, tenant_id)
+            within = _Within(plan.tenant, occasion, ids, draft.known, keyring)
             for change in plan.changes:
                 statements += self._change(change, within)
                 events.append(occasion.event(change, within.ids[change.after.key]))
@@ -67,29 +72,37 @@ class Writer:
             # A new tenant stands before its key, and its key before all else.
             yield from within.keyring.adding
             return
-        rotated = _rotated(change)
-        version = one.version + rotated
-        yield objects.writing(
+        writing = objects.writing(
             within.occasion.tenant_id,
             one,
             revision=within.occasion.revision,
             ids=within.ids,
-            derived=self._derived(one, version),
+            derived=self._derived(one, within, new=new),
             new=new,
         )
-        if rotated:
-            yield self._credentials.sealing(
-                within.keyring.key,
+        if one.kind == "Credential":
+            place = Place(
+                within.tenant,
+                within.occasion.tenant_id,
                 within.ids[one.key],
-                version,
-                change.declared.secrets,
-                one.fields[SECRET_VALUES],
+                within.occasion.actor.display_name,
+                within.keyring,
             )
+            yield from self._secrets.written(change, writing, place)
+        else:
+            yield writing
 
-    def _derived(self, one: Complete, version: int) -> dict[str, Any]:
+    def _derived(self, one: Complete, within: _Within, *, new: bool) -> dict[str, Any]:
         if one.kind == "Integration":
             return {"category": self._catalog.get(one.fields["spec.provider"]).category}
-        return {"version": version} if one.kind == "Credential" else {}
+        if one.kind == "Credential":
+            return derived(one, within.occasion.actor.display_name, new=new)
+        if one.kind == "Connection":
+            integration = within.known["Integration", one.fields["spec.integration"]]
+            app = ("Credential", integration.fields["spec.app"])
+            provider = integration.fields["spec.provider"]
+            return {"provider": provider, "app_id": within.ids.get(app)}
+        return {}
 
 
 def _taking(
@@ -117,13 +130,6 @@ def _taking(
             )
 
 
-def _rotated(change: Change) -> bool:
-    before, after = change.before, change.after
-    return after.kind == "Credential" and (
-        before is None or before.fields[SECRET_VALUES] != after.fields[SECRET_VALUES]
-    )
-
-
 def _allot(draft: Draft, tenant_id: UUID) -> dict[Key, UUID]:
     """The ids of all objects, with new ones for those to be made."""
     ended = {one.after.key: one.after for one in draft.plan.changes if one.action == "delete"}
@@ -135,6 +141,9 @@ def _telling(changes: Sequence[Change], tenant_id: UUID) -> Iterator[Bound]:
     """What makes every process forget what it knows of those whose access changes."""
     if any(map(_is_of_access, changes)):
         yield invalidations.telling(tenant=tenant_id)
+    for change in changes:
+        if change.after.kind == "Credential":
+            yield invalidations.telling(credential=(tenant_id, change.after.name))
     # Who had no access there before is known to others without this tenant.
     for kind, issuer, name in sorted({subject for one in changes for subject in _subjects(one)}):
         yield invalidations.telling(identity=(kind, issuer, name))

@@ -31,7 +31,7 @@ from services.registry.feed import Feed
 from services.registry.store import tombstones
 from services.registry.store.tenants import Tenants
 from services.registry.tenants.purge import Purge
-from services.registry.vault import Vault
+from tests.wiring import settings, wired
 
 Document = dict[str, object]
 KINDS = {
@@ -54,7 +54,7 @@ class RunningRegistry:
         self.owner_key = Secret("")
         self.service_key = Secret("")
         self._database = database
-        self._vault = Vault(_random_key(), _random_key())
+        self._settings = settings()
         self._pepper = _random_key()
         self._access = AccessControl(database, self._pepper)
         self._open: AsyncExitStack | None = None
@@ -64,7 +64,6 @@ class RunningRegistry:
         return f"127.0.0.1:{self.port}"
 
     async def prepare(self) -> None:
-        await self._vault.prove(self._database)
         self.owner_key = await self.key("user", "SUPER_ADMIN")
         self.service_key = await self.key("service", "EXECUTOR")
 
@@ -77,9 +76,6 @@ class RunningRegistry:
     async def start(self) -> None:
         self._access = AccessControl(self._database, self._pepper)
         tenants, feed = Tenants(self._database), Feed(self._database)
-        services = registry_main.services_of(
-            self._database, self._vault, self._access, tenants, feed
-        )
         gates = [*Gates(self._access, tenants).in_order(), self._observe]
         async with AsyncExitStack() as stack:
             listening = asyncio.create_task(feed.listen())
@@ -87,8 +83,10 @@ class RunningRegistry:
             hearing = asyncio.create_task(self._access.invalidations.listen())
             stack.callback(hearing.cancel)
             listen = Listen(f"127.0.0.1:{self.port}")
+            wiring = wired(self._database, self._access, tenants, feed, self._settings)
+            self._base, found = await stack.enter_async_context(wiring)
             self.port = await stack.enter_async_context(
-                serving(services, gates, listen, grace_s=0.1)
+                serving(found.services, gates, listen, grace_s=0.1)
             )
             self._open = stack.pop_all()
 
@@ -130,7 +128,7 @@ class RunningRegistry:
         """Delete what the registry has of a tenant that drains, as if the executor had reported."""
         tenant_id = await self.tenant_id(slug)
         await tombstones.report(self._database, tenant_id, {})
-        await Purge(self._database, registry_main.open_log(self._vault)).purge(tenant_id)
+        await Purge(self._database, registry_main.open_log(self._base.vault)).purge(tenant_id)
 
     def _authorization(self) -> tuple[tuple[str, str], ...]:
         key = self.owner_key.reveal_text()

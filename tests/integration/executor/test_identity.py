@@ -24,7 +24,6 @@ from services.chassis.settings import SettingsError
 from services.executor.main import _channel
 from services.executor.registry import Registry
 from services.executor.settings import Settings
-from services.registry import main as registry_main
 from services.registry.access.control import MTLS, AccessControl
 from services.registry.access.issuers import Issuer
 from services.registry.access.jwks import Keys
@@ -35,6 +34,7 @@ from tests.certificates import HERE, Authority
 from tests.integration.executor.running_registry import RunningRegistry, document
 from tests.integration.executor.test_main import _ended, environment, executor
 from tests.tokens import AUDIENCE, ISSUER, TokenIssuer
+from tests.wiring import wired
 
 __all__ = ["_ended", "environment"]
 
@@ -55,14 +55,15 @@ async def replica(
     service: RunningRegistry, listen: Listen, tokens: Tokens | None = None
 ) -> AsyncIterator[str]:
     """Another registry on the same tables; where it listens."""
-    database, vault = service._database, service._vault
+    database = service._database
     access = AccessControl(database, service._pepper, tokens=tokens)
     tenants = Tenants(database)
-    services = registry_main.services_of(database, vault, access, tenants, Feed(database))
     gates = Gates(access, tenants).in_order()
+    wiring = wired(database, access, tenants, Feed(database), service._settings)
     async with (
+        wiring as (_, found),
         background(access.invalidations.listen()),
-        serving(services, gates, listen, grace_s=0.1) as port,
+        serving(found.services, gates, listen, grace_s=0.1) as port,
     ):
         yield f"127.0.0.1:{port}"
 

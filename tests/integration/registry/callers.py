@@ -14,12 +14,14 @@ from tenon.registry.v1 import access_service_pb2_grpc as access_grpc
 from tenon.registry.v1 import audit_service_pb2_grpc as audit_grpc
 from tenon.registry.v1 import config_service_pb2 as config
 from tenon.registry.v1 import config_service_pb2_grpc as config_grpc
+from tenon.registry.v1 import connection_service_pb2_grpc as connection_grpc
 from tenon.registry.v1 import credential_service_pb2_grpc as credential_grpc
 from tenon.registry.v1 import integration_service_pb2_grpc as integration_grpc
 from tenon.registry.v1 import key_service_pb2_grpc as key_grpc
 from tenon.registry.v1 import principal_service_pb2_grpc as principal_grpc
 from tenon.registry.v1 import staff_service_pb2_grpc as staff_grpc
 from tenon.registry.v1 import tenant_service_pb2_grpc as tenant_grpc
+from tenon.registry.v1 import vault_service_pb2_grpc as vault_grpc
 from tenon.registry.v1 import wanted_pb2 as wanted
 
 from services.chassis.channel import open_channel
@@ -30,8 +32,10 @@ from services.chassis.status import from_rpc_error
 from services.registry.access.control import AccessControl, add_principal
 from services.registry.access.staff import appoint
 from services.registry.feed import Feed
+from services.registry.keys.holding import Holding
+from services.registry.keys.vault import Vault
+from services.registry.main import Wired
 from services.registry.store.tenants import Tenants
-from services.registry.vault import Vault
 from tests.grants import grant
 
 
@@ -46,6 +50,8 @@ class Registry:
     feed: Feed
     superuser: Secret
     vault: Vault
+    holding: Holding
+    wired: Wired
 
     async def key(
         self,
@@ -95,6 +101,10 @@ class Caller:
         self.access: access_grpc.AccessServiceAsyncStub = access_grpc.AccessServiceStub(channel)
         self.audit: audit_grpc.AuditServiceAsyncStub = audit_grpc.AuditServiceStub(channel)
         self.config: config_grpc.ConfigServiceAsyncStub = config_grpc.ConfigServiceStub(channel)
+        self.connections: connection_grpc.ConnectionServiceAsyncStub = (
+            connection_grpc.ConnectionServiceStub(channel)
+        )
+        self.vault: vault_grpc.VaultServiceAsyncStub = vault_grpc.VaultServiceStub(channel)
         self.credentials: credential_grpc.CredentialServiceAsyncStub = (
             credential_grpc.CredentialServiceStub(channel)
         )

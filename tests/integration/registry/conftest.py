@@ -19,9 +19,10 @@ from services.registry import main
 from services.registry.access.control import AccessControl
 from services.registry.access.tokens import Tokens
 from services.registry.feed import Feed
+from services.registry.settings import Settings
 from services.registry.store.tenants import Tenants
-from services.registry.vault import Vault
 from tests.integration.registry.callers import Caller, Registry
+from tests.wiring import settings, wired
 
 Calls = Callable[..., Awaitable[Caller]]
 
@@ -39,25 +40,33 @@ def guesses() -> Guesses:
 
 
 @pytest.fixture
+def registry_settings() -> Settings:
+    """What the registry is told, besides where its database is."""
+    return settings()
+
+
+@pytest.fixture
 async def registry(
     registry_conninfos: tuple[Secret, Secret],
     superuser: Secret,
     tokens: Tokens,
     guesses: Guesses,
+    registry_settings: Settings,
 ) -> AsyncIterator[Registry]:
-    """The service, wired as its main wires it, on a free port."""
+    """The service, wired as its main wires it, on a free port; its loops run when a test says so."""
     async with Database(*registry_conninfos, constraints=main.CONSTRAINTS) as database:
-        vault = Vault(envelope.new_key(), envelope.new_key())
-        await vault.prove(database)
         access = AccessControl(database, envelope.new_key(), tokens=tokens, guesses=guesses)
         tenants, feed = Tenants(database), Feed(database)
-        services = main.services_of(database, vault, access, tenants, feed)
         gates = Gates(access, tenants).in_order()
         async with (
+            wired(database, access, tenants, feed, registry_settings) as (base, wiring),
             background(access.invalidations.listen()),
-            serving(services, gates, Listen("127.0.0.1:0"), grace_s=0.1) as port,
+            serving(wiring.services, gates, Listen("127.0.0.1:0"), grace_s=0.1) as port,
         ):
-            yield Registry(f"127.0.0.1:{port}", database, access, tenants, feed, superuser, vault)
+            yield Registry(
+                f"127.0.0.1:{port}", database, access, tenants, feed, superuser, base.vault,
+                base.holding, wiring,
+            )  # fmt: skip
 
 
 @pytest.fixture

@@ -12,12 +12,14 @@ from tenon.registry.v1 import (
     access_service_pb2,
     audit_service_pb2,
     config_service_pb2,
+    connection_service_pb2,
     credential_service_pb2,
     integration_service_pb2,
     key_service_pb2,
     principal_service_pb2,
     staff_service_pb2,
     tenant_service_pb2,
+    vault_service_pb2,
 )
 
 from services.chassis.rules import Rule, rule_of
@@ -26,18 +28,31 @@ CONTRACTS = (
     access_service_pb2,
     audit_service_pb2,
     config_service_pb2,
+    connection_service_pb2,
     credential_service_pb2,
     integration_service_pb2,
     key_service_pb2,
     principal_service_pb2,
     staff_service_pb2,
     tenant_service_pb2,
+    vault_service_pb2,
 )
 # What stands behind the tenant in the name of the thing asked for.
 OBJECTS = {
     "DeleteObject": "/subscriptions/opened",
     "GetIntegration": "/integrations/github",
     "ResolveCredential": "/credentials/token",
+    "GetCredential": "/credentials/token",
+    "PutCredential": "/credentials/token",
+    "RotateCredential": "/credentials/token",
+    "RevokeCredential": "/credentials/token",
+    "ShredCredentialVersion": "/credentials/token",
+    "RevealCredential": "/credentials/token",
+    "RefreshCredential": "/credentials/token",
+    "GetConnection": "/connections/shop",
+    "Disconnect": "/connections/shop",
+    "BeginOAuth": "/integrations/github",
+    "CreateConnectLink": "/integrations/github",
 }
 REQUEST_ID = "the-same-for-all"
 

@@ -18,7 +18,7 @@ from tenon.registry.v1 import wanted_pb2 as wanted
 
 from services.chassis import envelope, errors
 from services.registry import main
-from services.registry.credentials import Credentials
+from services.registry.credentials.sealing import Sealing
 from services.registry.reviews import expiry as expiries
 from services.registry.reviews.endings import Endings
 from services.registry.reviews.expiry import Expiry
@@ -510,9 +510,8 @@ async def test_nothing_that_is_left_opens_what_was_sealed(
         )
         copied: Any = await cursor.fetchone()
     assert copied is not None
-    credentials = Credentials(registry.database, registry.vault)
     log = main.open_log(registry.vault)
-    staging = Staging(credentials, registry.vault, Endings(log), log)
+    staging = Staging(Sealing(registry.vault), Endings(log), log)
     async with registry.database.tenant(copied.tenant_id) as transaction:
         opened = await staging.open(transaction, "acme", copied)
     assert opened.declared[0].secrets["token"].reveal() == CANARY

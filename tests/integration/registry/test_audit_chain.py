@@ -24,8 +24,8 @@ from services.registry.audit.masks import Masks
 from services.registry.audit.reading import Audit
 from services.registry.audit.verification import Verdict, Verification
 from services.registry.audit.walk import Fault
+from services.registry.keys.vault import Vault
 from services.registry.messages.config import SCHEMAS
-from services.registry.vault import Vault
 
 TENANT = UUID("01890000-0000-7000-8000-0000000000aa")
 OTHER = UUID("01890000-0000-7000-8000-0000000000bb")
@@ -39,7 +39,7 @@ class Books:
     """A vault's logs, and what verifies them."""
 
     def __init__(self, database: Database, file: Path | None = None) -> None:
-        self.vault = Vault(Secret(b"w" * 32), Secret(b"f" * 32))
+        self.vault = Vault(Secret(b"f" * 32))
         self.database = database
         self.log = Log(self.vault.chain, Masks(SCHEMAS, Catalog.load()))
         self.anchors = Anchors(database, self.vault.chain, file)
@@ -306,7 +306,7 @@ async def test_anchors_outside_are_read_as_they_were_written(
 
 async def test_another_key_verifies_nothing(written: Books) -> None:
     stranger = Books(written.database)
-    stranger.vault = Vault(Secret(b"w" * 32), Secret(b"g" * 32))
+    stranger.vault = Vault(Secret(b"g" * 32))
     verification = Verification(Audit(written.database), stranger.anchors, stranger.vault.chain)
     last = [each async for each in verification.verify(TENANT)][-1]
     assert last.verdict is not None and last.verdict.faults >= COUNT

@@ -7,12 +7,14 @@ import pytest
 from psycopg import sql
 from tenon.registry.v1 import credential_service_pb2 as pb2
 
-from services.chassis import envelope, errors
-from services.registry.vault import Vault, WrongKeyError
+from services.chassis import errors
+from services.registry.keys.holding import WrongKeyError
+from services.registry.main import open_vault
 from tests.integration.registry import documents
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.conftest import Calls
 from tests.integration.registry.documents import acme
+from tests.wiring import settings
 
 Rows = psycopg.AsyncConnection[tuple[object, ...]]
 
@@ -157,7 +159,9 @@ async def test_each_tenant_has_a_key_of_its_own(executor: Caller) -> None:
 
 
 async def test_another_key_encryption_key_does_not_start(registry: Registry) -> None:
-    key = envelope.new_key()
+    other = settings()
+    assert other.key_encryption_key is not None
     with pytest.raises(WrongKeyError, match="KEY_ENCRYPTION_KEY") as caught:
-        await Vault(key, envelope.new_key()).prove(registry.database)
-    assert key.reveal().hex() not in str(caught.value)
+        async with open_vault(other, registry.database):
+            pass
+    assert other.key_encryption_key.reveal_text() not in str(caught.value)

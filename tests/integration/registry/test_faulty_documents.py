@@ -155,7 +155,6 @@ async def test_constraints_of_the_contract_are_kept_by_the_registry(owner: Calle
         "Integration/a#spec.environment",
         "Integration/a#spec.display_name",
         "Integration/b#spec.provider",
-        "Credential/c#spec.values",
         "Connector/d#spec.steps[0].name",
         "Connector/d#spec.steps[0].method",
         "Connector/Not-A-Slug#metadata.name",

@@ -18,7 +18,6 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from migrations.registry.versions.r0001_wanted_state import GRANTED, NEEDS_REASON
 from services.chassis import errors
 from services.chassis.channel import open_channel
 from services.chassis.database import Database
@@ -32,6 +31,7 @@ from services.executor.store import tenants as projected
 from services.registry.access.control import add_principal
 from services.registry.store.tenants import Tenants
 from tests.contracts import CONTRACTS, METHODS
+from tests.granted import GRANTED, NEEDS_REASON
 from tests.grants import grant
 from tests.integration.registry.callers import Caller, Registry
 from tests.integration.registry.documents import acme

@@ -56,6 +56,7 @@ async def test_without_a_tenant_no_table_has_a_row(
     empty = {table for table in tenant_tables if not await count(rows, table)}
     assert empty == {
         *("audit_anchors", "audit_reviews"),
+        *("connect_links", "connections", "credential_uses", "oauth_flows", "venues"),
         "pending_approvals",
         "pending_revisions",
         "review_policies",
@@ -86,6 +87,7 @@ async def test_within_a_tenant_another_ones_rows_cannot_be_read_or_written(
         [other],
     )
     await _own_a_service(rows, other)
+    await _connect(rows, other)
     await _let_wait(rows, other)
     await _anchor_and_review(rows, other)
     await registry.tenants.report(other, 1)
@@ -115,6 +117,42 @@ async def _anchor_and_review(rows: Rows, tenant: object) -> None:
         "INSERT INTO registry.audit_reviews VALUES (%s, gen_random_uuid(), gen_random_uuid(), '', '')",
     ):
         await rows.execute(statement.encode(), [tenant])
+
+
+async def _connect(rows: Rows, tenant_id: object) -> None:
+    """A venue, a connection, and what was used and begun on the way to it."""
+    await rows.execute(
+        "INSERT INTO registry.venues (tenant_id, venue_id, name, labels, annotations, revision,"
+        " display_name) VALUES (%s, gen_random_uuid(), 'shop', '{}', '{}', 1, '')",
+        [tenant_id],
+    )
+    await rows.execute(
+        "INSERT INTO registry.connections (tenant_id, connection_id, name, labels, annotations,"
+        ' revision, integration_id, credential_id, "user", external_account_id, scopes,'
+        " provider_metadata, is_active, provider) SELECT tenant_id, gen_random_uuid(), 'shop', '{}',"
+        " '{}', 1, integration_id, credential_id, '', '', '{}', '{}', true, provider"
+        " FROM registry.integrations WHERE tenant_id = %s AND credential_id IS NOT NULL LIMIT 1",
+        [tenant_id],
+    )
+    await rows.execute(
+        "INSERT INTO registry.credential_uses (tenant_id, credential_id, bucket_at, uses, errors)"
+        " SELECT tenant_id, credential_id, now(), 1, 0 FROM registry.credentials"
+        " WHERE tenant_id = %s LIMIT 1",
+        [tenant_id],
+    )
+    await rows.execute(
+        "INSERT INTO registry.oauth_flows (tenant_id, flow_id, integration_id, principal_id, actor,"
+        " state_hash, wishes, data_key_id, wrapped_key, sealed, expires_at) SELECT tenant_id,"
+        " gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), '{}', '', '{}', data_key_id, '',"
+        " '', now() FROM registry.data_keys WHERE tenant_id = %s",
+        [tenant_id],
+    )
+    await rows.execute(
+        "INSERT INTO registry.connect_links (tenant_id, link_id, integration_id, principal_id,"
+        " actor, wishes, expires_at) VALUES (%s, gen_random_uuid(), gen_random_uuid(),"
+        " gen_random_uuid(), '{}', '{}', now())",
+        [tenant_id],
+    )
 
 
 async def _own_a_service(rows: Rows, tenant: object) -> None:

@@ -68,6 +68,30 @@ MAY = {
     "ListCredentials": PEOPLE,
     "ResolveCredential": {"EXECUTOR"},
     "LeaseKey": {"EXECUTOR"},
+    "GetCredential": PEOPLE,
+    "PutCredential": {"ADMIN", "SUPER_ADMIN"},
+    "RotateCredential": {"ADMIN", "SUPER_ADMIN"},
+    "RevokeCredential": {"ADMIN", "SUPER_ADMIN"},
+    "ShredCredentialVersion": {"ADMIN", "SUPER_ADMIN"},
+    "RevealCredential": {"ADMIN", "SUPER_ADMIN"},
+    "RefreshCredential": {"MANAGER", "ADMIN", "SUPER_ADMIN", "EXECUTOR"},
+    "ReportCredentialUse": {"EXECUTOR"},
+    "ListConnections": PEOPLE,
+    "GetConnection": PEOPLE,
+    "Disconnect": {"ADMIN", "SUPER_ADMIN"},
+    "BeginOAuth": {"ADMIN", "SUPER_ADMIN"},
+    "CompleteOAuth": {"ADMIN", "SUPER_ADMIN"},
+    "CreateConnectLink": {"ADMIN", "SUPER_ADMIN"},
+    "OpenConnectLink": {"EXECUTOR"},
+    "RelayOAuth": {"EXECUTOR"},
+    "ListKeyVersions": {"SUPER_ADMIN"},
+    "CreateKeyVersion": {"SUPER_ADMIN"},
+    "Rewrap": {"SUPER_ADMIN"},
+    "DisableKeyVersion": {"SUPER_ADMIN"},
+    "EnableKeyVersion": {"SUPER_ADMIN"},
+    "DestroyKeyVersion": {"SUPER_ADMIN"},
+    "ReplaceTenantKey": {"SUPER_ADMIN"},
+    "GetSealingKey": {"MANAGER", "ADMIN", "SUPER_ADMIN"},
     "GetIntegration": PEOPLE,
     "ListIntegrations": PEOPLE,
     "GetTenant": PEOPLE,
@@ -127,7 +151,7 @@ async def test_each_role_may_what_the_table_says_and_nothing_else(calling: Calls
 async def test_what_is_for_services_is_refused_to_people_of_any_role(calling: Calls) -> None:
     person = await calling("EXECUTOR", kind="user")
     for_services = [rpc for rpc in RPCS if rpc.rule.principal_kinds == {"service"}]
-    assert len(for_services) == 9
+    assert len(for_services) == 12
     for rpc in for_services:
         assert (await rpc.call(person.channel, "acme")).code is DENIED, rpc.name
 

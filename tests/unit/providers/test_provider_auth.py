@@ -11,7 +11,7 @@ from services.providers.auth import (
     Credential,
     CredentialRefused,
     auth_headers,
-    credential_fields,
+    credential_parts,
 )
 from services.providers.catalog import Catalog
 from services.providers.manifest import AuthRule, AuthType
@@ -39,10 +39,10 @@ def test_basic_is_utf8_in_base64() -> None:
 
 
 def test_every_type_a_manifest_may_name_has_fields() -> None:
-    assert {*get_args(AuthType), "webhook_secret"} == {*CREDENTIAL_TYPES, "none"}
-    assert credential_fields("basic") == {"username", "password"}
+    assert {*get_args(AuthType)} - {"none"} < {*CREDENTIAL_TYPES}
+    assert credential_parts("basic").needed == {"username", "password"}
     with pytest.raises(CredentialRefused, match="api_key, bearer"):
-        credential_fields("oauth9")
+        credential_parts("oauth9")
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from services.chassis.tenancy import Access, Grant, Principal
 from services.providers.catalog import Catalog
 from services.registry.access import roles
 from services.registry.access.authority import BY_DOCUMENT, Authority
+from services.registry.keys.vault import Vault
 from services.registry.messages.config import SCHEMAS
-from services.registry.vault import Vault
 from services.registry.wanted.drafts import Draft, Drafts, Submission
 from services.registry.wanted.objects import Complete, Declared, Key
 
@@ -28,7 +28,7 @@ BUILT_IN = {"VIEWER": READ, "MANAGER": MANAGE, "ADMIN": ADMINISTER}
 KINDS = ("Connector", "Role", "RoleBinding", "Credential")
 SOURCES = ("cli", "git", "elsewhere")
 DRAFTS = Drafts(
-    Catalog.load(), SCHEMAS, Vault(Secret(bytes(32)), Secret(bytes(32))), cast("Any", None)
+    Catalog.load(), SCHEMAS, Vault(Secret(bytes(32))), cast("Any", None), cast("Any", None)
 )
 
 PERMISSIONS = st.lists(

@@ -1,34 +1,22 @@
 """The registry's own keys: wrong ones stop the start, in words that do not show them."""
 
-from typing import Any
-
 import pytest
 
 from services.chassis.secret import Secret
 from services.chassis.settings import SettingsError
-from services.registry.main import open_vault
-from services.registry.settings import Settings
-
-GOOD = Secret("ab" * 32)
-
-
-def settings(**keys: Any) -> Settings:
-    named: dict[str, Any] = {
-        "key_encryption_key": GOOD,
-        "fingerprint_key": GOOD,
-        "pepper": GOOD,
-        **keys,
-    }
-    return Settings(database_url=Secret(""), system_database_url=Secret(""), **named)
+from services.registry.keys.choosing import current
+from services.registry.main import fingerprint_key
+from tests.wiring import settings
 
 
-def test_good_keys_open_the_vault() -> None:
-    open_vault(settings())
+def test_a_wrong_fingerprint_key_is_named_and_not_shown() -> None:
+    for text in ("", "ab" * 31, "ab" * 33, "zz" * 32, "canary"):
+        with pytest.raises(SettingsError) as caught:
+            fingerprint_key(settings(fingerprint_key=Secret(text)))
+        words = "TENON_REGISTRY_FINGERPRINT_KEY must be 64 hexadecimal digits"
+        assert str(caught.value) == words
 
 
-@pytest.mark.parametrize("name", ["key_encryption_key", "fingerprint_key"])
-@pytest.mark.parametrize("text", ["", "ab" * 31, "ab" * 33, "zz" * 32, "canary"])
-def test_a_wrong_key_is_named_and_not_shown(name: str, text: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        open_vault(settings(**{name: Secret(text)}))
-    assert str(caught.value) == f"TENON_REGISTRY_{name.upper()} must be 64 hexadecimal digits"
+def test_no_key_no_start() -> None:
+    with pytest.raises(SettingsError, match="no key, no start"):
+        current(settings(key_encryption_key=None))

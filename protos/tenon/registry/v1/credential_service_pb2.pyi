@@ -9,6 +9,8 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tenon.registry.v1 import wanted_pb2 as _wanted_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +22,50 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Finding:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FindingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Finding.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FINDING_UNSPECIFIED: _Finding.ValueType  # 0
+    """Never sent; in a request: any credential."""
+    FINDING_UNUSED: _Finding.ValueType  # 1
+    """Nothing has used it for 30 days, or ever, and it is older than that."""
+    FINDING_EXPIRING: _Finding.ValueType  # 2
+    """It, or what it is refreshed by, ends within 14 days."""
+    FINDING_NEVER_VALIDATED: _Finding.ValueType  # 3
+    """No call with it has succeeded yet."""
+    FINDING_OVER_SCOPED: _Finding.ValueType  # 4
+    """It has scopes that nothing asks for."""
+    FINDING_ROTATION_DUE: _Finding.ValueType  # 5
+    """Its rotation is due."""
+    FINDING_RECONNECT: _Finding.ValueType  # 6
+    """The account's owner must connect it again."""
+    FINDING_INVALID: _Finding.ValueType  # 7
+    """The provider refuses it."""
+
+class Finding(_Finding, metaclass=_FindingEnumTypeWrapper):
+    """What is to be looked at: a credential that shows one of these wants somebody's attention."""
+
+FINDING_UNSPECIFIED: Finding.ValueType  # 0
+"""Never sent; in a request: any credential."""
+FINDING_UNUSED: Finding.ValueType  # 1
+"""Nothing has used it for 30 days, or ever, and it is older than that."""
+FINDING_EXPIRING: Finding.ValueType  # 2
+"""It, or what it is refreshed by, ends within 14 days."""
+FINDING_NEVER_VALIDATED: Finding.ValueType  # 3
+"""No call with it has succeeded yet."""
+FINDING_OVER_SCOPED: Finding.ValueType  # 4
+"""It has scopes that nothing asks for."""
+FINDING_ROTATION_DUE: Finding.ValueType  # 5
+"""Its rotation is due."""
+FINDING_RECONNECT: Finding.ValueType  # 6
+"""The account's owner must connect it again."""
+FINDING_INVALID: Finding.ValueType  # 7
+"""The provider refuses it."""
+Global___Finding: _TypeAlias = Finding  # noqa: Y015
+
 @_typing.final
 class ListCredentialsRequest(_message.Message):
     """Which page of whose credentials."""
@@ -29,22 +75,26 @@ class ListCredentialsRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FINDING_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`tenants/{slug}`"""
     page_size: _builtins.int
     """At most this many; 50 when 0, 500 at most."""
     page_token: _builtins.str
     """From the last answer."""
+    finding: Global___Finding.ValueType
+    """Only those that show it."""
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        finding: Global___Finding.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -84,8 +134,71 @@ class Credential(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Credential._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATUS_UNSPECIFIED: Credential._Status.ValueType  # 0
+        """Never sent."""
+        STATUS_UNKNOWN: Credential._Status.ValueType  # 1
+        """No call with it was answered yet."""
+        STATUS_VALID: Credential._Status.ValueType  # 2
+        """The last call with it was let in."""
+        STATUS_INVALID: Credential._Status.ValueType  # 3
+        """The provider refuses it."""
+        STATUS_EXPIRED: Credential._Status.ValueType  # 4
+        """It has ended."""
+        STATUS_RECONNECT: Credential._Status.ValueType  # 5
+        """The provider gives no tokens any more, or its answer was lost: the owner must connect again."""
+        STATUS_REVOKED: Credential._Status.ValueType  # 6
+        """It was taken back; its versions are destroyed."""
+        STATUS_UNCERTAIN: Credential._Status.ValueType  # 7
+        """A redemption of its refresh token had no answer; it will be tried again."""
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper):
+        """How it stands."""
+
+    STATUS_UNSPECIFIED: Credential.Status.ValueType  # 0
+    """Never sent."""
+    STATUS_UNKNOWN: Credential.Status.ValueType  # 1
+    """No call with it was answered yet."""
+    STATUS_VALID: Credential.Status.ValueType  # 2
+    """The last call with it was let in."""
+    STATUS_INVALID: Credential.Status.ValueType  # 3
+    """The provider refuses it."""
+    STATUS_EXPIRED: Credential.Status.ValueType  # 4
+    """It has ended."""
+    STATUS_RECONNECT: Credential.Status.ValueType  # 5
+    """The provider gives no tokens any more, or its answer was lost: the owner must connect again."""
+    STATUS_REVOKED: Credential.Status.ValueType  # 6
+    """It was taken back; its versions are destroyed."""
+    STATUS_UNCERTAIN: Credential.Status.ValueType  # 7
+    """A redemption of its refresh token had no answer; it will be tried again."""
+
     @_typing.final
     class FingerprintsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class RateLimitEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         KEY_FIELD_NUMBER: _builtins.int
@@ -112,6 +225,23 @@ class Credential(_message.Message):
     FINGERPRINTS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ROTATE_TIME_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    STATUS_REASON_FIELD_NUMBER: _builtins.int
+    VALIDATE_TIME_FIELD_NUMBER: _builtins.int
+    USE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    REFRESH_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    ROTATION_DUE_TIME_FIELD_NUMBER: _builtins.int
+    GRANTED_SCOPES_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    REVOKE_TIME_FIELD_NUMBER: _builtins.int
+    REVOKED_BY_FIELD_NUMBER: _builtins.int
+    REVOKE_REASON_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{slug}/credentials/{name}`"""
     uid: _builtins.str
@@ -121,7 +251,17 @@ class Credential(_message.Message):
     description: _builtins.str
     """What it is for."""
     version: _builtins.int
-    """The current version, from 1."""
+    """The current version, from 1; 0 where there is none yet."""
+    status: Global___Credential.Status.ValueType
+    """How it stands."""
+    status_reason: _builtins.str
+    """Why, in words for people."""
+    revoked_by: _builtins.str
+    """Who took it back."""
+    revoke_reason: _builtins.str
+    """Why."""
+    created_by: _builtins.str
+    """Who made it."""
     @_builtins.property
     def fingerprints(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The parts' names with their keyed fingerprints."""
@@ -134,6 +274,54 @@ class Credential(_message.Message):
     def rotate_time(self) -> _timestamp_pb2.Timestamp:
         """When its values last changed."""
 
+    @_builtins.property
+    def spec(self) -> _wanted_pb2.CredentialSpec:
+        """What is wanted of it; the values as fingerprints of what was declared."""
+
+    @_builtins.property
+    def validate_time(self) -> _timestamp_pb2.Timestamp:
+        """When a call with it was last let in."""
+
+    @_builtins.property
+    def use_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last used."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends: by what was declared, or the access token."""
+
+    @_builtins.property
+    def refresh_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When what it is refreshed by ends, where that is known."""
+
+    @_builtins.property
+    def rotation_due_time(self) -> _timestamp_pb2.Timestamp:
+        """When its rotation is due."""
+
+    @_builtins.property
+    def granted_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the provider granted."""
+
+    @_builtins.property
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___CredentialUsage]:
+        """How it was used."""
+
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedScalarFieldContainer[Global___Finding.ValueType]:
+        """What wants attention."""
+
+    @_builtins.property
+    def rate_limit(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the provider said last of how much may be asked."""
+
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___CredentialVersion]:
+        """The newest first; only in GetCredential."""
+
+    @_builtins.property
+    def revoke_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was taken back, by whom and why."""
+
     def __init__(
         self,
         *,
@@ -145,14 +333,426 @@ class Credential(_message.Message):
         fingerprints: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         rotate_time: _timestamp_pb2.Timestamp | None = ...,
+        spec: _wanted_pb2.CredentialSpec | None = ...,
+        status: Global___Credential.Status.ValueType = ...,
+        status_reason: _builtins.str = ...,
+        validate_time: _timestamp_pb2.Timestamp | None = ...,
+        use_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        refresh_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        rotation_due_time: _timestamp_pb2.Timestamp | None = ...,
+        granted_scopes: _abc.Iterable[_builtins.str] | None = ...,
+        usage: _abc.Iterable[Global___CredentialUsage] | None = ...,
+        findings: _abc.Iterable[Global___Finding.ValueType] | None = ...,
+        rate_limit: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        versions: _abc.Iterable[Global___CredentialVersion] | None = ...,
+        revoke_time: _timestamp_pb2.Timestamp | None = ...,
+        revoked_by: _builtins.str = ...,
+        revoke_reason: _builtins.str = ...,
+        created_by: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "rotate_time", b"rotate_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "refresh_expire_time", b"refresh_expire_time", "revoke_time", b"revoke_time", "rotate_time", b"rotate_time", "rotation_due_time", b"rotation_due_time", "spec", b"spec", "use_time", b"use_time", "validate_time", b"validate_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "fingerprints", b"fingerprints", "name", b"name", "rotate_time", b"rotate_time", "type", b"type", "uid", b"uid", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "description", b"description", "expire_time", b"expire_time", "findings", b"findings", "fingerprints", b"fingerprints", "granted_scopes", b"granted_scopes", "name", b"name", "rate_limit", b"rate_limit", "refresh_expire_time", b"refresh_expire_time", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "revoked_by", b"revoked_by", "rotate_time", b"rotate_time", "rotation_due_time", b"rotation_due_time", "spec", b"spec", "status", b"status", "status_reason", b"status_reason", "type", b"type", "uid", b"uid", "usage", b"usage", "use_time", b"use_time", "validate_time", b"validate_time", "version", b"version", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Credential: _TypeAlias = Credential  # noqa: Y015
+
+@_typing.final
+class CredentialUsage(_message.Message):
+    """How often a credential was used in one window up to now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERIOD_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    RESET_TIME_FIELD_NUMBER: _builtins.int
+    uses: _builtins.int
+    """Calls made with it."""
+    errors: _builtins.int
+    """Of them, those that failed."""
+    @_builtins.property
+    def period(self) -> _duration_pb2.Duration:
+        """How long the window is."""
+
+    @_builtins.property
+    def reset_time(self) -> _timestamp_pb2.Timestamp:
+        """When the oldest of them leaves the window; absent where there are none."""
+
+    def __init__(
+        self,
+        *,
+        period: _duration_pb2.Duration | None = ...,
+        uses: _builtins.int = ...,
+        errors: _builtins.int = ...,
+        reset_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period", b"period", "reset_time", b"reset_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "period", b"period", "reset_time", b"reset_time", "uses", b"uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CredentialUsage: _TypeAlias = CredentialUsage  # noqa: Y015
+
+@_typing.final
+class CredentialVersion(_message.Message):
+    """One version of a credential's values."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FingerprintsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    OVERLAP_END_TIME_FIELD_NUMBER: _builtins.int
+    SHRED_TIME_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    FINGERPRINTS_FIELD_NUMBER: _builtins.int
+    DATA_KEY_UID_FIELD_NUMBER: _builtins.int
+    KEY_VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """From 1."""
+    origin: _builtins.str
+    """Where it came from: declared, generated, rotated, oauth or refresh."""
+    created_by: _builtins.str
+    """Who made it."""
+    data_key_uid: _builtins.str
+    """The tenant's data key that wraps its key."""
+    key_version: _builtins.int
+    """The version of the key-encryption key that wraps that."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def overlap_end_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when it goes on beside a newer one."""
+
+    @_builtins.property
+    def shred_time(self) -> _timestamp_pb2.Timestamp:
+        """When its key was destroyed."""
+
+    @_builtins.property
+    def fingerprints(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The parts' names with their keyed fingerprints."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        origin: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        overlap_end_time: _timestamp_pb2.Timestamp | None = ...,
+        shred_time: _timestamp_pb2.Timestamp | None = ...,
+        created_by: _builtins.str = ...,
+        fingerprints: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        data_key_uid: _builtins.str = ...,
+        key_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "overlap_end_time", b"overlap_end_time", "shred_time", b"shred_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "data_key_uid", b"data_key_uid", "fingerprints", b"fingerprints", "key_version", b"key_version", "origin", b"origin", "overlap_end_time", b"overlap_end_time", "shred_time", b"shred_time", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CredentialVersion: _TypeAlias = CredentialVersion  # noqa: Y015
+
+@_typing.final
+class GetCredentialRequest(_message.Message):
+    """Which credential."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/credentials/{name}`"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCredentialRequest: _TypeAlias = GetCredentialRequest  # noqa: Y015
+
+@_typing.final
+class PutCredentialRequest(_message.Message):
+    """A credential to be made or changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/credentials/{name}`"""
+    request_id: _builtins.str
+    """A UUID; the same one answers the same for 24 h."""
+    @_builtins.property
+    def spec(self) -> _wanted_pb2.CredentialSpec:
+        """What is wanted of it. Fields that are absent stay as they are, or get their defaults."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        spec: _wanted_pb2.CredentialSpec | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutCredentialRequest: _TypeAlias = PutCredentialRequest  # noqa: Y015
+
+@_typing.final
+class RotateCredentialRequest(_message.Message):
+    """Other values for a credential."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _wanted_pb2.SecretValue: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _wanted_pb2.SecretValue | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/credentials/{name}`"""
+    request_id: _builtins.str
+    """A UUID; the same one answers the same for 24 h."""
+    @_builtins.property
+    def values(self) -> _containers.MessageMap[_builtins.str, _wanted_pb2.SecretValue]:
+        """The new values; none: Tenon makes them, of a webhook secret."""
+
+    @_builtins.property
+    def overlap(self) -> _duration_pb2.Duration:
+        """How long the old values go on; as its rotation says where absent."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _abc.Mapping[_builtins.str, _wanted_pb2.SecretValue] | None = ...,
+        overlap: _duration_pb2.Duration | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["overlap", b"overlap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "overlap", b"overlap", "request_id", b"request_id", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateCredentialRequest: _TypeAlias = RotateCredentialRequest  # noqa: Y015
+
+@_typing.final
+class RotateCredentialResponse(_message.Message):
+    """What a rotation came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    secret: _builtins.bytes
+    """The secret that Tenon made."""
+    @_builtins.property
+    def credential(self) -> Global___Credential:
+        """The credential now."""
+
+    def __init__(
+        self,
+        *,
+        credential: Global___Credential | None = ...,
+        secret: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateCredentialResponse: _TypeAlias = RotateCredentialResponse  # noqa: Y015
+
+@_typing.final
+class RevokeCredentialRequest(_message.Message):
+    """Which credential is taken back, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/credentials/{name}`"""
+    reason: _builtins.str
+    """Kept with it; at most 1000 characters."""
+    request_id: _builtins.str
+    """A UUID; the same one answers the same for 24 h."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeCredentialRequest: _TypeAlias = RevokeCredentialRequest  # noqa: Y015
+
+@_typing.final
+class ShredCredentialVersionRequest(_message.Message):
+    """Which version's key is destroyed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/credentials/{name}`"""
+    version: _builtins.int
+    """An old one."""
+    request_id: _builtins.str
+    """A UUID; the same one answers the same for 24 h."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShredCredentialVersionRequest: _TypeAlias = ShredCredentialVersionRequest  # noqa: Y015
+
+@_typing.final
+class RevealCredentialRequest(_message.Message):
+    """Which secret is told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/credentials/{name}`"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevealCredentialRequest: _TypeAlias = RevealCredentialRequest  # noqa: Y015
+
+@_typing.final
+class RevealCredentialResponse(_message.Message):
+    """A secret that Tenon made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Its version."""
+    secret: _builtins.bytes
+    """It."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        secret: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevealCredentialResponse: _TypeAlias = RevealCredentialResponse  # noqa: Y015
+
+@_typing.final
+class RefreshCredentialRequest(_message.Message):
+    """Which credential is refreshed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/credentials/{name}`"""
+    version: _builtins.int
+    """The version that no longer serves; where there is a newer one, nothing is asked."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefreshCredentialRequest: _TypeAlias = RefreshCredentialRequest  # noqa: Y015
 
 @_typing.final
 class ResolveCredentialRequest(_message.Message):
@@ -206,17 +806,35 @@ class ResolveCredentialResponse(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FIELD_NUMBER: _builtins.int
+    ALLOWED_ENDPOINTS_FIELD_NUMBER: _builtins.int
+    ALLOWED_RANGES_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version they are of."""
     type: _builtins.str
     """What it is made of."""
+    uid: _builtins.str
+    """The credential's id, under which its use is reported."""
     @_builtins.property
     def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
-        """The parts by name."""
+        """The parts by name; of `oauth2` the access token alone."""
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """How long they may be kept in memory."""
+
+    @_builtins.property
+    def previous(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreviousValues]:
+        """Values that go on beside these for a while, the newest first."""
+
+    @_builtins.property
+    def allowed_endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What calls made with it may go to; any where empty."""
+
+    @_builtins.property
+    def allowed_ranges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """To whose addresses; any where empty."""
 
     def __init__(
         self,
@@ -225,14 +843,221 @@ class ResolveCredentialResponse(_message.Message):
         type: _builtins.str = ...,
         values: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
         ttl: _duration_pb2.Duration | None = ...,
+        uid: _builtins.str = ...,
+        previous: _abc.Iterable[Global___PreviousValues] | None = ...,
+        allowed_endpoints: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_ranges: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl", "type", b"type", "values", b"values", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_endpoints", b"allowed_endpoints", "allowed_ranges", b"allowed_ranges", "previous", b"previous", "ttl", b"ttl", "type", b"type", "uid", b"uid", "values", b"values", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResolveCredentialResponse: _TypeAlias = ResolveCredentialResponse  # noqa: Y015
+
+@_typing.final
+class PreviousValues(_message.Message):
+    """The values of an older version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """It."""
+    @_builtins.property
+    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
+        """The parts by name."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        values: _abc.Mapping[_builtins.str, _builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviousValues: _TypeAlias = PreviousValues  # noqa: Y015
+
+@_typing.final
+class ReportCredentialUseRequest(_message.Message):
+    """How a tenant's credentials were used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SealsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    SEALS_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{slug}` or `tenants/{uid}`."""
+    @_builtins.property
+    def uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___CredentialUse]:
+        """A row for each credential and hour."""
+
+    @_builtins.property
+    def seals(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many messages were sealed with keys derived from which of the tenant's data keys."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        uses: _abc.Iterable[Global___CredentialUse] | None = ...,
+        seals: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "seals", b"seals", "uses", b"uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportCredentialUseRequest: _TypeAlias = ReportCredentialUseRequest  # noqa: Y015
+
+@_typing.final
+class CredentialUse(_message.Message):
+    """How one credential was used within an hour."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RateLimitEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    UID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    BUCKET_TIME_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_SUCCESS_TIME_FIELD_NUMBER: _builtins.int
+    LAST_REFUSAL_TIME_FIELD_NUMBER: _builtins.int
+    RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    """Its id."""
+    version: _builtins.int
+    """The version that was used."""
+    uses: _builtins.int
+    """Calls made with it."""
+    errors: _builtins.int
+    """Of them, those that failed."""
+    @_builtins.property
+    def bucket_time(self) -> _timestamp_pb2.Timestamp:
+        """When the hour began."""
+
+    @_builtins.property
+    def last_use_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last used."""
+
+    @_builtins.property
+    def last_success_time(self) -> _timestamp_pb2.Timestamp:
+        """When the provider last let it in."""
+
+    @_builtins.property
+    def last_refusal_time(self) -> _timestamp_pb2.Timestamp:
+        """When the provider last refused it."""
+
+    @_builtins.property
+    def rate_limit(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the provider said last of how much may be asked."""
+
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        version: _builtins.int = ...,
+        bucket_time: _timestamp_pb2.Timestamp | None = ...,
+        uses: _builtins.int = ...,
+        errors: _builtins.int = ...,
+        last_use_time: _timestamp_pb2.Timestamp | None = ...,
+        last_success_time: _timestamp_pb2.Timestamp | None = ...,
+        last_refusal_time: _timestamp_pb2.Timestamp | None = ...,
+        rate_limit: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bucket_time", b"bucket_time", "last_refusal_time", b"last_refusal_time", "last_success_time", b"last_success_time", "last_use_time", b"last_use_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_time", b"bucket_time", "errors", b"errors", "last_refusal_time", b"last_refusal_time", "last_success_time", b"last_success_time", "last_use_time", b"last_use_time", "rate_limit", b"rate_limit", "uid", b"uid", "uses", b"uses", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CredentialUse: _TypeAlias = CredentialUse  # noqa: Y015
+
+@_typing.final
+class ReportCredentialUseResponse(_message.Message):
+    """Nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportCredentialUseResponse: _TypeAlias = ReportCredentialUseResponse  # noqa: Y015
 
 @_typing.final
 class LeaseKeyRequest(_message.Message):
@@ -241,16 +1066,20 @@ class LeaseKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    DATA_KEY_UID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{slug}` or `tenants/{uid}`."""
+    data_key_uid: _builtins.str
+    """Which of the tenant's data keys; the current one where empty."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        data_key_uid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_key_uid", b"data_key_uid", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -287,3 +1116,51 @@ class LeaseKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LeaseKeyResponse: _TypeAlias = LeaseKeyResponse  # noqa: Y015
+
+@_typing.final
+class GetSealingKeyRequest(_message.Message):
+    """For which tenant's secrets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{slug}`"""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSealingKeyRequest: _TypeAlias = GetSealingKeyRequest  # noqa: Y015
+
+@_typing.final
+class SealingKey(_message.Message):
+    """A public key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Its version; what is sealed says it."""
+    public_key: _builtins.bytes
+    """32 bytes, X25519."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        public_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["public_key", b"public_key", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealingKey: _TypeAlias = SealingKey  # noqa: Y015

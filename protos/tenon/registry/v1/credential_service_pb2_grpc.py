@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class CredentialServiceStub:
-    """Sealed secrets. Only Resolve opens one, only for the executor.
+    """Sealed secrets. Only Resolve opens one, only for the executor; RevealCredential tells a secret that
+    Tenon made, since somebody must take it to the other side.
     """
 
     def __init__(self, channel):
@@ -40,24 +41,120 @@ class CredentialServiceStub:
                 request_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.ListCredentialsRequest.SerializeToString,
                 response_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.ListCredentialsResponse.FromString,
                 _registered_method=True)
+        self.GetCredential = channel.unary_unary(
+                '/tenon.registry.v1.CredentialService/GetCredential',
+                request_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.GetCredentialRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.Credential.FromString,
+                _registered_method=True)
+        self.PutCredential = channel.unary_unary(
+                '/tenon.registry.v1.CredentialService/PutCredential',
+                request_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.PutCredentialRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.Credential.FromString,
+                _registered_method=True)
+        self.RotateCredential = channel.unary_unary(
+                '/tenon.registry.v1.CredentialService/RotateCredential',
+                request_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.RotateCredentialRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.RotateCredentialResponse.FromString,
+                _registered_method=True)
+        self.RevokeCredential = channel.unary_unary(
+                '/tenon.registry.v1.CredentialService/RevokeCredential',
+                request_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.RevokeCredentialRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.Credential.FromString,
+                _registered_method=True)
+        self.ShredCredentialVersion = channel.unary_unary(
+                '/tenon.registry.v1.CredentialService/ShredCredentialVersion',
+                request_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.ShredCredentialVersionRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.Credential.FromString,
+                _registered_method=True)
+        self.RevealCredential = channel.unary_unary(
+                '/tenon.registry.v1.CredentialService/RevealCredential',
+                request_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.RevealCredentialRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.RevealCredentialResponse.FromString,
+                _registered_method=True)
+        self.RefreshCredential = channel.unary_unary(
+                '/tenon.registry.v1.CredentialService/RefreshCredential',
+                request_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.RefreshCredentialRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.Credential.FromString,
+                _registered_method=True)
         self.ResolveCredential = channel.unary_unary(
                 '/tenon.registry.v1.CredentialService/ResolveCredential',
                 request_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.ResolveCredentialRequest.SerializeToString,
                 response_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.ResolveCredentialResponse.FromString,
+                _registered_method=True)
+        self.ReportCredentialUse = channel.unary_unary(
+                '/tenon.registry.v1.CredentialService/ReportCredentialUse',
+                request_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.ReportCredentialUseRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.ReportCredentialUseResponse.FromString,
                 _registered_method=True)
         self.LeaseKey = channel.unary_unary(
                 '/tenon.registry.v1.CredentialService/LeaseKey',
                 request_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.LeaseKeyRequest.SerializeToString,
                 response_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.LeaseKeyResponse.FromString,
                 _registered_method=True)
+        self.GetSealingKey = channel.unary_unary(
+                '/tenon.registry.v1.CredentialService/GetSealingKey',
+                request_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.GetSealingKeyRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.SealingKey.FromString,
+                _registered_method=True)
 
 
 class CredentialServiceServicer:
-    """Sealed secrets. Only Resolve opens one, only for the executor.
+    """Sealed secrets. Only Resolve opens one, only for the executor; RevealCredential tells a secret that
+    Tenon made, since somebody must take it to the other side.
     """
 
     def ListCredentials(self, request, context):
         """A tenant's credentials, masked, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCredential(self, request, context):
+        """One, masked, with its versions and how it is used.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutCredential(self, request, context):
+        """Makes one or changes it, in the name of the source `rpc`, as an apply would.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateCredential(self, request, context):
+        """A new version with other values; the old ones go on for a while. What YAML says of the values
+        stays said, and is not drift.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeCredential(self, request, context):
+        """Takes all its versions back for good, and at the provider too where that can be asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShredCredentialVersion(self, request, context):
+        """Destroys the key of one version that is not the current one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevealCredential(self, request, context):
+        """The webhook secret that Tenon made: whoever receives or sends the webhooks needs it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefreshCredential(self, request, context):
+        """Asks the provider for new tokens now, unless there are newer ones than the caller knows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,8 +167,22 @@ class CredentialServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportCredentialUse(self, request, context):
+        """How credentials were used since the last report, and how much was sealed with leased keys.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def LeaseKey(self, request, context):
         """A key derived from the tenant's, for the executor's own sealing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSealingKey(self, request, context):
+        """The public key that secrets are sealed to, by `tenon seal`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,15 +196,60 @@ def add_CredentialServiceServicer_to_server(servicer, server):
                     request_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.ListCredentialsRequest.FromString,
                     response_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.ListCredentialsResponse.SerializeToString,
             ),
+            'GetCredential': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCredential,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.GetCredentialRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.Credential.SerializeToString,
+            ),
+            'PutCredential': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutCredential,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.PutCredentialRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.Credential.SerializeToString,
+            ),
+            'RotateCredential': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateCredential,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.RotateCredentialRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.RotateCredentialResponse.SerializeToString,
+            ),
+            'RevokeCredential': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeCredential,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.RevokeCredentialRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.Credential.SerializeToString,
+            ),
+            'ShredCredentialVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShredCredentialVersion,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.ShredCredentialVersionRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.Credential.SerializeToString,
+            ),
+            'RevealCredential': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevealCredential,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.RevealCredentialRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.RevealCredentialResponse.SerializeToString,
+            ),
+            'RefreshCredential': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefreshCredential,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.RefreshCredentialRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.Credential.SerializeToString,
+            ),
             'ResolveCredential': grpc.unary_unary_rpc_method_handler(
                     servicer.ResolveCredential,
                     request_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.ResolveCredentialRequest.FromString,
                     response_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.ResolveCredentialResponse.SerializeToString,
             ),
+            'ReportCredentialUse': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportCredentialUse,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.ReportCredentialUseRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.ReportCredentialUseResponse.SerializeToString,
+            ),
             'LeaseKey': grpc.unary_unary_rpc_method_handler(
                     servicer.LeaseKey,
                     request_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.LeaseKeyRequest.FromString,
                     response_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.LeaseKeyResponse.SerializeToString,
+            ),
+            'GetSealingKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSealingKey,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.GetSealingKeyRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_credential__service__pb2.SealingKey.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -104,7 +260,8 @@ def add_CredentialServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CredentialService:
-    """Sealed secrets. Only Resolve opens one, only for the executor.
+    """Sealed secrets. Only Resolve opens one, only for the executor; RevealCredential tells a secret that
+    Tenon made, since somebody must take it to the other side.
     """
 
     @staticmethod
@@ -124,6 +281,195 @@ class CredentialService:
             '/tenon.registry.v1.CredentialService/ListCredentials',
             tenon_dot_registry_dot_v1_dot_credential__service__pb2.ListCredentialsRequest.SerializeToString,
             tenon_dot_registry_dot_v1_dot_credential__service__pb2.ListCredentialsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCredential(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.CredentialService/GetCredential',
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.GetCredentialRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.Credential.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutCredential(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.CredentialService/PutCredential',
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.PutCredentialRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.Credential.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateCredential(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.CredentialService/RotateCredential',
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.RotateCredentialRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.RotateCredentialResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeCredential(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.CredentialService/RevokeCredential',
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.RevokeCredentialRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.Credential.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShredCredentialVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.CredentialService/ShredCredentialVersion',
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.ShredCredentialVersionRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.Credential.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevealCredential(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.CredentialService/RevealCredential',
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.RevealCredentialRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.RevealCredentialResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefreshCredential(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.CredentialService/RefreshCredential',
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.RefreshCredentialRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.Credential.FromString,
             options,
             channel_credentials,
             insecure,
@@ -162,6 +508,33 @@ class CredentialService:
             _registered_method=True)
 
     @staticmethod
+    def ReportCredentialUse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.CredentialService/ReportCredentialUse',
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.ReportCredentialUseRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.ReportCredentialUseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def LeaseKey(request,
             target,
             options=(),
@@ -178,6 +551,33 @@ class CredentialService:
             '/tenon.registry.v1.CredentialService/LeaseKey',
             tenon_dot_registry_dot_v1_dot_credential__service__pb2.LeaseKeyRequest.SerializeToString,
             tenon_dot_registry_dot_v1_dot_credential__service__pb2.LeaseKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSealingKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.CredentialService/GetSealingKey',
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.GetSealingKeyRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_credential__service__pb2.SealingKey.FromString,
             options,
             channel_credentials,
             insecure,

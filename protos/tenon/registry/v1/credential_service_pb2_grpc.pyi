@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CredentialServiceStub:
-    """Sealed secrets. Only Resolve opens one, only for the executor."""
+    """Sealed secrets. Only Resolve opens one, only for the executor; RevealCredential tells a secret that
+    Tenon made, since somebody must take it to the other side.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,25 +37,69 @@ class CredentialServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CredentialServiceAsyncStub: ...
     ListCredentials: _grpc.UnaryUnaryMultiCallable[_credential_service_pb2.ListCredentialsRequest, _credential_service_pb2.ListCredentialsResponse]
     """A tenant's credentials, masked, by name."""
+    GetCredential: _grpc.UnaryUnaryMultiCallable[_credential_service_pb2.GetCredentialRequest, _credential_service_pb2.Credential]
+    """One, masked, with its versions and how it is used."""
+    PutCredential: _grpc.UnaryUnaryMultiCallable[_credential_service_pb2.PutCredentialRequest, _credential_service_pb2.Credential]
+    """Makes one or changes it, in the name of the source `rpc`, as an apply would."""
+    RotateCredential: _grpc.UnaryUnaryMultiCallable[_credential_service_pb2.RotateCredentialRequest, _credential_service_pb2.RotateCredentialResponse]
+    """A new version with other values; the old ones go on for a while. What YAML says of the values
+    stays said, and is not drift.
+    """
+    RevokeCredential: _grpc.UnaryUnaryMultiCallable[_credential_service_pb2.RevokeCredentialRequest, _credential_service_pb2.Credential]
+    """Takes all its versions back for good, and at the provider too where that can be asked."""
+    ShredCredentialVersion: _grpc.UnaryUnaryMultiCallable[_credential_service_pb2.ShredCredentialVersionRequest, _credential_service_pb2.Credential]
+    """Destroys the key of one version that is not the current one."""
+    RevealCredential: _grpc.UnaryUnaryMultiCallable[_credential_service_pb2.RevealCredentialRequest, _credential_service_pb2.RevealCredentialResponse]
+    """The webhook secret that Tenon made: whoever receives or sends the webhooks needs it."""
+    RefreshCredential: _grpc.UnaryUnaryMultiCallable[_credential_service_pb2.RefreshCredentialRequest, _credential_service_pb2.Credential]
+    """Asks the provider for new tokens now, unless there are newer ones than the caller knows."""
     ResolveCredential: _grpc.UnaryUnaryMultiCallable[_credential_service_pb2.ResolveCredentialRequest, _credential_service_pb2.ResolveCredentialResponse]
     """The values of a credential's current version."""
+    ReportCredentialUse: _grpc.UnaryUnaryMultiCallable[_credential_service_pb2.ReportCredentialUseRequest, _credential_service_pb2.ReportCredentialUseResponse]
+    """How credentials were used since the last report, and how much was sealed with leased keys."""
     LeaseKey: _grpc.UnaryUnaryMultiCallable[_credential_service_pb2.LeaseKeyRequest, _credential_service_pb2.LeaseKeyResponse]
     """A key derived from the tenant's, for the executor's own sealing."""
+    GetSealingKey: _grpc.UnaryUnaryMultiCallable[_credential_service_pb2.GetSealingKeyRequest, _credential_service_pb2.SealingKey]
+    """The public key that secrets are sealed to, by `tenon seal`."""
 
 @_typing.type_check_only
 class CredentialServiceAsyncStub(CredentialServiceStub):
-    """Sealed secrets. Only Resolve opens one, only for the executor."""
+    """Sealed secrets. Only Resolve opens one, only for the executor; RevealCredential tells a secret that
+    Tenon made, since somebody must take it to the other side.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListCredentials: _aio.UnaryUnaryMultiCallable[_credential_service_pb2.ListCredentialsRequest, _credential_service_pb2.ListCredentialsResponse]  # type: ignore[assignment]
     """A tenant's credentials, masked, by name."""
+    GetCredential: _aio.UnaryUnaryMultiCallable[_credential_service_pb2.GetCredentialRequest, _credential_service_pb2.Credential]  # type: ignore[assignment]
+    """One, masked, with its versions and how it is used."""
+    PutCredential: _aio.UnaryUnaryMultiCallable[_credential_service_pb2.PutCredentialRequest, _credential_service_pb2.Credential]  # type: ignore[assignment]
+    """Makes one or changes it, in the name of the source `rpc`, as an apply would."""
+    RotateCredential: _aio.UnaryUnaryMultiCallable[_credential_service_pb2.RotateCredentialRequest, _credential_service_pb2.RotateCredentialResponse]  # type: ignore[assignment]
+    """A new version with other values; the old ones go on for a while. What YAML says of the values
+    stays said, and is not drift.
+    """
+    RevokeCredential: _aio.UnaryUnaryMultiCallable[_credential_service_pb2.RevokeCredentialRequest, _credential_service_pb2.Credential]  # type: ignore[assignment]
+    """Takes all its versions back for good, and at the provider too where that can be asked."""
+    ShredCredentialVersion: _aio.UnaryUnaryMultiCallable[_credential_service_pb2.ShredCredentialVersionRequest, _credential_service_pb2.Credential]  # type: ignore[assignment]
+    """Destroys the key of one version that is not the current one."""
+    RevealCredential: _aio.UnaryUnaryMultiCallable[_credential_service_pb2.RevealCredentialRequest, _credential_service_pb2.RevealCredentialResponse]  # type: ignore[assignment]
+    """The webhook secret that Tenon made: whoever receives or sends the webhooks needs it."""
+    RefreshCredential: _aio.UnaryUnaryMultiCallable[_credential_service_pb2.RefreshCredentialRequest, _credential_service_pb2.Credential]  # type: ignore[assignment]
+    """Asks the provider for new tokens now, unless there are newer ones than the caller knows."""
     ResolveCredential: _aio.UnaryUnaryMultiCallable[_credential_service_pb2.ResolveCredentialRequest, _credential_service_pb2.ResolveCredentialResponse]  # type: ignore[assignment]
     """The values of a credential's current version."""
+    ReportCredentialUse: _aio.UnaryUnaryMultiCallable[_credential_service_pb2.ReportCredentialUseRequest, _credential_service_pb2.ReportCredentialUseResponse]  # type: ignore[assignment]
+    """How credentials were used since the last report, and how much was sealed with leased keys."""
     LeaseKey: _aio.UnaryUnaryMultiCallable[_credential_service_pb2.LeaseKeyRequest, _credential_service_pb2.LeaseKeyResponse]  # type: ignore[assignment]
     """A key derived from the tenant's, for the executor's own sealing."""
+    GetSealingKey: _aio.UnaryUnaryMultiCallable[_credential_service_pb2.GetSealingKeyRequest, _credential_service_pb2.SealingKey]  # type: ignore[assignment]
+    """The public key that secrets are sealed to, by `tenon seal`."""
 
 class CredentialServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Sealed secrets. Only Resolve opens one, only for the executor."""
+    """Sealed secrets. Only Resolve opens one, only for the executor; RevealCredential tells a secret that
+    Tenon made, since somebody must take it to the other side.
+    """
 
     @_abc_1.abstractmethod
     def ListCredentials(
@@ -64,6 +110,64 @@ class CredentialServiceServicer(metaclass=_abc_1.ABCMeta):
         """A tenant's credentials, masked, by name."""
 
     @_abc_1.abstractmethod
+    def GetCredential(
+        self,
+        request: _credential_service_pb2.GetCredentialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_credential_service_pb2.Credential, _abc.Awaitable[_credential_service_pb2.Credential]]:
+        """One, masked, with its versions and how it is used."""
+
+    @_abc_1.abstractmethod
+    def PutCredential(
+        self,
+        request: _credential_service_pb2.PutCredentialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_credential_service_pb2.Credential, _abc.Awaitable[_credential_service_pb2.Credential]]:
+        """Makes one or changes it, in the name of the source `rpc`, as an apply would."""
+
+    @_abc_1.abstractmethod
+    def RotateCredential(
+        self,
+        request: _credential_service_pb2.RotateCredentialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_credential_service_pb2.RotateCredentialResponse, _abc.Awaitable[_credential_service_pb2.RotateCredentialResponse]]:
+        """A new version with other values; the old ones go on for a while. What YAML says of the values
+        stays said, and is not drift.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeCredential(
+        self,
+        request: _credential_service_pb2.RevokeCredentialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_credential_service_pb2.Credential, _abc.Awaitable[_credential_service_pb2.Credential]]:
+        """Takes all its versions back for good, and at the provider too where that can be asked."""
+
+    @_abc_1.abstractmethod
+    def ShredCredentialVersion(
+        self,
+        request: _credential_service_pb2.ShredCredentialVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_credential_service_pb2.Credential, _abc.Awaitable[_credential_service_pb2.Credential]]:
+        """Destroys the key of one version that is not the current one."""
+
+    @_abc_1.abstractmethod
+    def RevealCredential(
+        self,
+        request: _credential_service_pb2.RevealCredentialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_credential_service_pb2.RevealCredentialResponse, _abc.Awaitable[_credential_service_pb2.RevealCredentialResponse]]:
+        """The webhook secret that Tenon made: whoever receives or sends the webhooks needs it."""
+
+    @_abc_1.abstractmethod
+    def RefreshCredential(
+        self,
+        request: _credential_service_pb2.RefreshCredentialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_credential_service_pb2.Credential, _abc.Awaitable[_credential_service_pb2.Credential]]:
+        """Asks the provider for new tokens now, unless there are newer ones than the caller knows."""
+
+    @_abc_1.abstractmethod
     def ResolveCredential(
         self,
         request: _credential_service_pb2.ResolveCredentialRequest,
@@ -72,11 +176,27 @@ class CredentialServiceServicer(metaclass=_abc_1.ABCMeta):
         """The values of a credential's current version."""
 
     @_abc_1.abstractmethod
+    def ReportCredentialUse(
+        self,
+        request: _credential_service_pb2.ReportCredentialUseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_credential_service_pb2.ReportCredentialUseResponse, _abc.Awaitable[_credential_service_pb2.ReportCredentialUseResponse]]:
+        """How credentials were used since the last report, and how much was sealed with leased keys."""
+
+    @_abc_1.abstractmethod
     def LeaseKey(
         self,
         request: _credential_service_pb2.LeaseKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_credential_service_pb2.LeaseKeyResponse, _abc.Awaitable[_credential_service_pb2.LeaseKeyResponse]]:
         """A key derived from the tenant's, for the executor's own sealing."""
+
+    @_abc_1.abstractmethod
+    def GetSealingKey(
+        self,
+        request: _credential_service_pb2.GetSealingKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_credential_service_pb2.SealingKey, _abc.Awaitable[_credential_service_pb2.SealingKey]]:
+        """The public key that secrets are sealed to, by `tenon seal`."""
 
 def add_CredentialServiceServicer_to_server(servicer: CredentialServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

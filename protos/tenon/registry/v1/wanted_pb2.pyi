@@ -38,6 +38,8 @@ class Resource(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     ROLE_BINDING_FIELD_NUMBER: _builtins.int
     REVIEW_POLICY_FIELD_NUMBER: _builtins.int
+    VENUE_FIELD_NUMBER: _builtins.int
+    CONNECTION_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     ABSENT_FIELD_NUMBER: _builtins.int
     absent: _builtins.bool
@@ -85,6 +87,14 @@ class Resource(_message.Message):
         """kind: ReviewPolicy"""
 
     @_builtins.property
+    def venue(self) -> Global___VenueSpec:
+        """kind: Venue"""
+
+    @_builtins.property
+    def connection(self) -> Global___ConnectionSpec:
+        """kind: Connection"""
+
+    @_builtins.property
     def origin(self) -> Global___Origin:
         """Where the document stood; kept in the audit log."""
 
@@ -101,14 +111,16 @@ class Resource(_message.Message):
         role: Global___RoleSpec | None = ...,
         role_binding: Global___RoleBindingSpec | None = ...,
         review_policy: Global___ReviewPolicySpec | None = ...,
+        venue: Global___VenueSpec | None = ...,
+        connection: Global___ConnectionSpec | None = ...,
         origin: Global___Origin | None = ...,
         absent: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["connector", b"connector", "credential", b"credential", "integration", b"integration", "metadata", b"metadata", "origin", b"origin", "review_policy", b"review_policy", "role", b"role", "role_binding", b"role_binding", "spec", b"spec", "subscription", b"subscription", "tenant", b"tenant", "webhook_endpoint", b"webhook_endpoint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "connector", b"connector", "credential", b"credential", "integration", b"integration", "metadata", b"metadata", "origin", b"origin", "review_policy", b"review_policy", "role", b"role", "role_binding", b"role_binding", "spec", b"spec", "subscription", b"subscription", "tenant", b"tenant", "venue", b"venue", "webhook_endpoint", b"webhook_endpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "connector", b"connector", "credential", b"credential", "integration", b"integration", "metadata", b"metadata", "origin", b"origin", "review_policy", b"review_policy", "role", b"role", "role_binding", b"role_binding", "spec", b"spec", "subscription", b"subscription", "tenant", b"tenant", "webhook_endpoint", b"webhook_endpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "connection", b"connection", "connector", b"connector", "credential", b"credential", "integration", b"integration", "metadata", b"metadata", "origin", b"origin", "review_policy", b"review_policy", "role", b"role", "role_binding", b"role_binding", "spec", b"spec", "subscription", b"subscription", "tenant", b"tenant", "venue", b"venue", "webhook_endpoint", b"webhook_endpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["tenant", "integration", "credential", "connector", "webhook_endpoint", "subscription", "role", "role_binding", "review_policy"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["tenant", "integration", "credential", "connector", "webhook_endpoint", "subscription", "role", "role_binding", "review_policy", "venue", "connection"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
@@ -333,6 +345,7 @@ class IntegrationSpec(_message.Message):
     IS_ACTIVE_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     CREDENTIAL_FIELD_NUMBER: _builtins.int
+    APP_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
     """The name people read."""
     provider: _builtins.str
@@ -347,6 +360,8 @@ class IntegrationSpec(_message.Message):
     """Inactive means no run, ingress or delivery."""
     credential: _builtins.str
     """The credential its calls are made with."""
+    app: _builtins.str
+    """The app by which accounts are connected (OAuth 2.0)."""
     @_builtins.property
     def config(self) -> _struct_pb2.Struct:
         """Settings of this provider, checked against its manifest."""
@@ -362,10 +377,11 @@ class IntegrationSpec(_message.Message):
         is_active: _builtins.bool | None = ...,
         config: _struct_pb2.Struct | None = ...,
         credential: _builtins.str = ...,
+        app: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "_is_primary", b"_is_primary", "config", b"config", "is_active", b"is_active", "is_primary", b"is_primary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "_is_primary", b"_is_primary", "base_url", b"base_url", "config", b"config", "credential", b"credential", "display_name", b"display_name", "environment", b"environment", "is_active", b"is_active", "is_primary", b"is_primary", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "_is_primary", b"_is_primary", "app", b"app", "base_url", b"base_url", "config", b"config", "credential", b"credential", "display_name", b"display_name", "environment", b"environment", "is_active", b"is_active", "is_primary", b"is_primary", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
     _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015
@@ -377,6 +393,84 @@ class IntegrationSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__is_primary) -> _WhichOneofReturnType__is_primary | None: ...
 
 Global___IntegrationSpec: _TypeAlias = IntegrationSpec  # noqa: Y015
+
+@_typing.final
+class VenueSpec(_message.Message):
+    """A part of a tenant that connections and credentials may belong to: a site, a shop, a team."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    display_name: _builtins.str
+    """The name people read."""
+    def __init__(
+        self,
+        *,
+        display_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VenueSpec: _TypeAlias = VenueSpec  # noqa: Y015
+
+@_typing.final
+class ConnectionSpec(_message.Message):
+    """One account that is authorised under an integration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTEGRATION_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
+    VENUE_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    PROVIDER_METADATA_FIELD_NUMBER: _builtins.int
+    IS_ACTIVE_FIELD_NUMBER: _builtins.int
+    integration: _builtins.str
+    """Whose provider and app it is under."""
+    credential: _builtins.str
+    """What calls for the account are made with."""
+    venue: _builtins.str
+    """The part of the tenant it is for."""
+    user: _builtins.str
+    """The user it is for, as the tenant's own systems name them."""
+    external_account_id: _builtins.str
+    """What the provider calls the account."""
+    is_active: _builtins.bool
+    """Inactive means that nothing uses it."""
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was granted."""
+
+    @_builtins.property
+    def provider_metadata(self) -> _struct_pb2.Struct:
+        """What the provider tells of the account."""
+
+    def __init__(
+        self,
+        *,
+        integration: _builtins.str = ...,
+        credential: _builtins.str = ...,
+        venue: _builtins.str = ...,
+        user: _builtins.str = ...,
+        external_account_id: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        provider_metadata: _struct_pb2.Struct | None = ...,
+        is_active: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "is_active", b"is_active", "provider_metadata", b"provider_metadata"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "credential", b"credential", "external_account_id", b"external_account_id", "integration", b"integration", "is_active", b"is_active", "provider_metadata", b"provider_metadata", "scopes", b"scopes", "user", b"user", "venue", b"venue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
+    _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_active) -> _WhichOneofReturnType__is_active | None: ...
+
+Global___ConnectionSpec: _TypeAlias = ConnectionSpec  # noqa: Y015
 
 @_typing.final
 class CredentialSpec(_message.Message):
@@ -408,13 +502,69 @@ class CredentialSpec(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    VENUE_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    KEY_TYPE_FIELD_NUMBER: _builtins.int
+    APP_FIELD_NUMBER: _builtins.int
+    GRANT_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    EXPIRES_FIELD_NUMBER: _builtins.int
+    ALLOWED_ENDPOINTS_FIELD_NUMBER: _builtins.int
+    ALLOWED_RANGES_FIELD_NUMBER: _builtins.int
+    ROTATION_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
+    PROVIDER_METADATA_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """What it is made of; decides which values it needs."""
     description: _builtins.str
     """What it is for."""
+    environment: _builtins.str
+    """Which of the provider's environments it is of."""
+    venue: _builtins.str
+    """The part of the tenant it belongs to."""
+    provider: _builtins.str
+    """Whose it is: the manifest's name. Integrations of another provider may not use it."""
+    key_type: _builtins.str
+    """What the provider calls a key of this sort."""
+    app: _builtins.str
+    """Of `oauth2`: the app that the provider gives tokens to."""
+    grant: _builtins.str
+    """Of `oauth2`: how the app comes by tokens."""
+    expires: _builtins.str
+    """When the provider lets it end (RFC 3339)."""
+    notes: _builtins.str
+    """What people note about it."""
     @_builtins.property
     def values(self) -> _containers.MessageMap[_builtins.str, Global___SecretValue]:
-        """The secret parts by name, such as `token`."""
+        """The secret parts by name, such as `token`; of `oauth2` none is needed, since the provider gives
+        them.
+        """
+
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of `oauth2`: what is asked for. Of others: what the provider gave the key, for people to look at."""
+
+    @_builtins.property
+    def allowed_endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What calls made with it may go to; any where empty."""
+
+    @_builtins.property
+    def allowed_ranges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where calls made with it may go to; anywhere where empty."""
+
+    @_builtins.property
+    def rotation(self) -> Global___Rotation:
+        """How often its values change."""
+
+    @_builtins.property
+    def config(self) -> _struct_pb2.Struct:
+        """Of an app: settings of the provider's token endpoint, as its manifest has them."""
+
+    @_builtins.property
+    def provider_metadata(self) -> _struct_pb2.Struct:
+        """What the provider tells of it; `livemode` must agree with the environment."""
 
     def __init__(
         self,
@@ -422,14 +572,60 @@ class CredentialSpec(_message.Message):
         type: _builtins.str = ...,
         description: _builtins.str = ...,
         values: _abc.Mapping[_builtins.str, Global___SecretValue] | None = ...,
+        environment: _builtins.str = ...,
+        venue: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        key_type: _builtins.str = ...,
+        app: _builtins.str = ...,
+        grant: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        expires: _builtins.str = ...,
+        allowed_endpoints: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_ranges: _abc.Iterable[_builtins.str] | None = ...,
+        rotation: Global___Rotation | None = ...,
+        config: _struct_pb2.Struct | None = ...,
+        provider_metadata: _struct_pb2.Struct | None = ...,
+        notes: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "provider_metadata", b"provider_metadata", "rotation", b"rotation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "type", b"type", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_endpoints", b"allowed_endpoints", "allowed_ranges", b"allowed_ranges", "app", b"app", "config", b"config", "description", b"description", "environment", b"environment", "expires", b"expires", "grant", b"grant", "key_type", b"key_type", "notes", b"notes", "provider", b"provider", "provider_metadata", b"provider_metadata", "rotation", b"rotation", "scopes", b"scopes", "type", b"type", "values", b"values", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CredentialSpec: _TypeAlias = CredentialSpec  # noqa: Y015
+
+@_typing.final
+class Rotation(_message.Message):
+    """How often a credential's values change. Webhook secrets that Tenon makes change by themselves; of
+    others a notice tells that it is time.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVERY_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def every(self) -> _duration_pb2.Duration:
+        """The time between two changes."""
+
+    @_builtins.property
+    def overlap(self) -> _duration_pb2.Duration:
+        """How long the old values go on beside the new ones."""
+
+    def __init__(
+        self,
+        *,
+        every: _duration_pb2.Duration | None = ...,
+        overlap: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["every", b"every", "overlap", b"overlap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["every", b"every", "overlap", b"overlap"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rotation: _TypeAlias = Rotation  # noqa: Y015
 
 @_typing.final
 class SecretValue(_message.Message):
@@ -439,19 +635,23 @@ class SecretValue(_message.Message):
 
     PLAIN_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
     plain: _builtins.bytes
     """The value itself (towards the registry only)."""
     fingerprint: _builtins.str
     """What the registry answers instead: a keyed fingerprint."""
+    sealed: _builtins.str
+    """Sealed to the registry's public key (`tenon seal`), for this tenant, kind, name and part alone."""
     def __init__(
         self,
         *,
         plain: _builtins.bytes = ...,
         fingerprint: _builtins.str = ...,
+        sealed: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "plain", b"plain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "plain", b"plain", "sealed", b"sealed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

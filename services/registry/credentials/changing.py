@@ -1,0 +1,224 @@
+"""What is done to credentials one by one: rotated, revoked, shredded, revealed.
+
+Their values change here without a change of what is wanted, so that YAML's fingerprints stay those
+of what was declared. Each is one transaction in the tenant: rows, audit event, kept answer, and the
+word to every process that remembers the values.
+"""
+
+import base64
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from services.chassis.constraints import did_you_mean
+from services.chassis.database import Bound, Transaction
+from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, invalid
+from services.chassis.redaction import remember
+from services.chassis.rules import Risk
+from services.chassis.secret import Secret
+from services.providers.auth import credential_parts
+from services.registry.access.changes import By, Changes, Done
+from services.registry.audit.log import Event
+from services.registry.credentials.sealing import Facts, Sealing, Version
+from services.registry.credentials.status import beginning, planning
+from services.registry.store import credentials as store
+from services.registry.store import invalidations
+from services.registry.wanted.plan import NOTHING, FieldChange
+
+KIND: Final = "Credential"
+WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of a type
+SECRET: Final = "secret"  # noqa: S105 - the name of a part
+SECRET_BYTES: Final = 32
+LONGEST_OVERLAP: Final = timedelta(days=30)
+LONGEST_REASON: Final = 1000
+
+Answer = Callable[[Any], bytes]
+"""Makes a credential's row the answer to a call."""
+AnswerWithSecret = Callable[[Any, Secret | None], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A credential of a tenant, as a caller names it."""
+
+    tenant_id: UUID
+    tenant: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A rotation: the new values (none: Tenon makes them), and how long the old ones go on."""
+
+    values: Mapping[str, Secret] = field(repr=False)
+    overlap: timedelta | None = None
+
+
+def new_webhook_secret() -> Secret:
+    """A fresh secret in the form of Standard Webhooks 1.0.0: `whsec_` and 32 bytes in base64."""
+    return remember(Secret(f"whsec_{base64.b64encode(os.urandom(SECRET_BYTES)).decode()}"))
+
+
+class Changing:
+    """The use cases."""
+
+    def __init__(self, changes: Changes, sealing: Sealing) -> None:
+        self._changes = changes
+        self._sealing = sealing
+
+    async def rotate(self, by: By, named: Named, turn: Turn, answer: AnswerWithSecret) -> bytes:
+        """A new version; the old one goes on for the overlap."""
+
+        async def act(transaction: Transaction) -> Done:
+            row = await _locked(transaction, named)
+            values, made = _values(row, turn)
+            overlap = _overlap(row, turn)
+            facts = Facts("generated" if made else "rotated", by.actor.display_name)
+            calls = await self.turning(transaction, named.tenant, row, values, facts, overlap)
+            await transaction.pipeline(calls)
+            found = await _shown(transaction, named)
+            told = _telling("rotate", found, Risk.HIGH, {"version": found.version})
+            return Done(answer(found, values[SECRET] if made else None), told, _word(named))
+
+        return await self._changes.make_inside(by, act)
+
+    async def turning(
+        self,
+        transaction: Transaction,
+        tenant: str,
+        row: Any,
+        values: Mapping[str, Secret],
+        facts: Facts,
+        overlap: timedelta,
+    ) -> list[Bound]:
+        """What makes these values the current version of a locked credential."""
+        keyring = await self._sealing.keyring(transaction, row.tenant_id)
+        version = Version(
+            row.credential_id,
+            row.version + 1,
+            values,
+            self._sealing.fingerprints(tenant, row.name, values),
+            facts,
+        )
+        place = {"the_tenant_id": row.tenant_id, "the_credential_id": row.credential_id}
+        moved = {"old_version": row.version, "new_version": row.version + 1}
+        return [
+            *keyring.adding,
+            Bound(store.OVERLAP, {**place, "the_version": row.version, "overlap": overlap}),
+            self._sealing.sealing(keyring.key, version),
+            Bound(store.MOVE, {**place, **moved}),
+            beginning(row.tenant_id, row.credential_id),
+            planning(row.tenant_id, row.credential_id),
+            keyring.counting(1),
+        ]
+
+    async def revoke(self, by: By, named: Named, why: str, answer: Answer) -> bytes:
+        """Destroy all versions: nobody resolves it any more."""
+        if len(why) > LONGEST_REASON:
+            raise invalid("reason", f"is longer than {LONGEST_REASON}")
+
+        async def act(transaction: Transaction) -> Done:
+            row = await _locked(transaction, named)
+            place = {"the_tenant_id": row.tenant_id, "the_credential_id": row.credential_id}
+            told = {**place, "by": by.actor.display_name, "why": why}
+            await transaction.pipeline([Bound(store.SHRED_ALL, place), Bound(store.REVOKE, told)])
+            found = await _shown(transaction, named)
+            event = _telling("revoke", found, Risk.CRITICAL, {"reason": why} if why else {})
+            return Done(answer(found), event, _word(named))
+
+        return await self._changes.make_inside(by, act)
+
+    async def shred(self, by: By, named: Named, number: int, answer: Answer) -> bytes:
+        """Destroy one version that is not the current one."""
+
+        async def act(transaction: Transaction) -> Done:
+            row = await _locked(transaction, named)
+            if number == row.version:
+                raise FailedPrecondition(
+                    "the current version can be revoked or rotated away, not shredded",
+                    reason="CURRENT_VERSION",
+                )
+            place = {"the_tenant_id": row.tenant_id, "the_credential_id": row.credential_id}
+            if await transaction.run(store.SHRED, **place, the_version=number) == 0:
+                raise NotFound(f"credential {named.name} has no version {number} to shred")
+            found = await _shown(transaction, named)
+            event = _telling("shred", found, Risk.HIGH, {"version": number})
+            return Done(answer(found), event, _word(named))
+
+        return await self._changes.make_inside(by, act)
+
+    async def reveal(self, by: By, named: Named) -> tuple[int, Secret]:
+        """The current webhook secret, if Tenon made it; who was told stands in the audit log."""
+        told: list[tuple[int, Secret]] = []
+
+        async def act(transaction: Transaction) -> Done:
+            row = await transaction.one(store.RESOLVE, tenant_id=named.tenant_id, name=named.name)
+            if row is None:
+                raise _absent(named)
+            versions = await transaction.all(
+                store.VERSIONS, tenant_id=named.tenant_id, credential_id=row.credential_id
+            )
+            if row.sealed is None or versions[0].origin != "generated":
+                raise FailedPrecondition(
+                    "only a webhook secret that Tenon made is told", reason="NOT_GENERATED"
+                )
+            told.append((row.version, self._sealing.opened(row)[SECRET]))
+            event = _telling("reveal", row, Risk.HIGH, {"version": row.version})
+            return Done(b"", event)
+
+        await self._changes.make_inside(by, act)
+        return told[0]
+
+
+async def _locked(transaction: Transaction, named: Named) -> Any:
+    asked = {"tenant_id": named.tenant_id, "name": named.name}
+    _, rows = await transaction.pipeline([Bound(store.HOLD, asked), Bound(store.HELD, asked)])
+    if not rows:
+        raise _absent(named)
+    return rows[0]
+
+
+async def _shown(transaction: Transaction, named: Named) -> Any:
+    return await transaction.one(store.GET, tenant_id=named.tenant_id, name=named.name)
+
+
+def _absent(named: Named) -> NotFound:
+    return NotFound(f"there is no credential {named.name}")
+
+
+def _word(named: Named) -> list[Bound]:
+    """What every process is told that remembers it."""
+    return [invalidations.telling(credential=(named.tenant_id, named.name))]
+
+
+def _telling(action: str, row: Any, risk: Risk, said: Mapping[str, Any]) -> Event:
+    fields = [FieldChange(name, NOTHING, value) for name, value in said.items()]
+    return Event(action, KIND, row.name, row.credential_id, risk, fields)
+
+
+def _values(row: Any, turn: Turn) -> tuple[Mapping[str, Secret], bool]:
+    """The values of the next version, and whether Tenon made them."""
+    if not turn.values and row.type == WEBHOOK_SECRET:
+        return {SECRET: new_webhook_secret()}, True
+    parts, given = credential_parts(row.type), turn.values.keys()
+    unknown = sorted(given - parts.known)
+    if unknown:
+        hint = did_you_mean(unknown[0], sorted(parts.known))
+        raise invalid("values", f"{unknown[0]} is no part of a {row.type} credential{hint}")
+    if not parts.needed <= given or not given:
+        needed = ", ".join(sorted(parts.needed or parts.known))
+        raise InvalidArgument(f"a credential of type {row.type} needs {needed}")
+    return turn.values, False
+
+
+def _overlap(row: Any, turn: Turn) -> timedelta:
+    """How long the old values go on: as is said now, or by the credential's rotation."""
+    said = turn.overlap
+    if said is None:
+        said = timedelta(seconds=float(row.rotation["overlap"].removesuffix("s")))
+    if not timedelta(0) <= said <= LONGEST_OVERLAP:
+        raise invalid("overlap", f"must be 0s to {LONGEST_OVERLAP.days} days")
+    return said

@@ -1,0 +1,65 @@
+"""What tenants want, a table a kind."""
+
+from sqlalchemy import Boolean, Column, Integer, Text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from services.registry.tables.columns import id_, text, wanted
+
+integrations = wanted(
+    "integrations",
+    "integration_id",
+    text("display_name"),
+    text("provider"),
+    text("category"),
+    text("environment"),
+    text("base_url"),
+    Column("is_primary", Boolean, nullable=False),
+    Column("is_active", Boolean, nullable=False),
+    Column("config", JSONB, nullable=False),
+    id_("credential_id", nullable=True),
+    id_("app_id", nullable=True),
+)
+
+connectors = wanted(
+    "connectors",
+    "connector_id",
+    text("display_name"),
+    text("description"),
+    Column("is_active", Boolean, nullable=False),
+    Column("steps", JSONB, nullable=False),
+    Column("lane", JSONB, nullable=False),
+    Column("schedule", JSONB, nullable=False),
+    Column("timeout", Text),
+    Column("max_retries", Integer, nullable=False),
+    Column("output", JSONB, nullable=False),
+)
+
+webhook_endpoints = wanted(
+    "webhook_endpoints",
+    "endpoint_id",
+    text("direction"),
+    Column("is_active", Boolean, nullable=False),
+    id_("integration_id"),
+    id_("secret_id"),
+)
+
+subscriptions = wanted(
+    "subscriptions",
+    "subscription_id",
+    Column("is_active", Boolean, nullable=False),
+    id_("endpoint_id"),
+    id_("connector_id"),
+    Column("event_types", ARRAY(Text), nullable=False),
+    text("filter"),
+)
+
+review_policies = wanted(
+    "review_policies",
+    "policy_id",
+    text("min_risk"),
+    Column("kinds", ARRAY(Text), nullable=False),
+    Column("approvals", Integer, nullable=False),
+    text("expires"),
+    Column("allow_self_approval", Boolean, nullable=False),
+    Column("is_active", Boolean, nullable=False),
+)

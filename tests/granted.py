@@ -1,0 +1,12 @@
+"""What the migrations let each built-in role do, all of them together."""
+
+from typing import Final
+
+from migrations.registry.versions import r0001_wanted_state as first
+from migrations.registry.versions import r0002_credentials as second
+
+NEEDS_REASON: Final = first.NEEDS_REASON
+GRANTED: Final[dict[str, tuple[str, ...]]] = {
+    role: (*permissions, *second.GRANTED.get(role, ()))
+    for role, permissions in first.GRANTED.items()
+}
