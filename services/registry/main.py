@@ -60,6 +60,7 @@ from services.registry.connections import Connections
 from services.registry.credentials.attention import LEADER as ATTENTION
 from services.registry.credentials.attention import REFRESHER, Attention, Refresher
 from services.registry.credentials.changing import Changing
+from services.registry.credentials.putting import Putting
 from services.registry.credentials.reading import Reading
 from services.registry.credentials.resolving import Resolving
 from services.registry.credentials.sealing import Sealing
@@ -218,7 +219,7 @@ def wire(base: Base, settings: Settings) -> Wired:
     secrets = _secrets(base, settings, catalog, log, changes, sealing)
     credential = CredentialServicer(
         Reading(database),
-        config,
+        Putting(config),
         secrets.changing,
         secrets.revoking,
         secrets.refreshing,

@@ -21,10 +21,13 @@ RESOLVE_TTL_S: Final = 900.0
 LEASE_TTL_S: Final = 900
 SOON_S: Final = 60.0
 """A token that ends within it is not given out any more, if another can be had."""
+MARGIN_S: Final = 30.0
 KEEPING: Final = Keeping(fresh_s=30, stale_s=30)
 MOST_REMEMBERED: Final = 100_000
 
 OAUTH2: Final = "oauth2"
+APPS: Final = frozenset({"oauth2_client", "jwt_key"})
+"""What apps show to token endpoints, and nobody else."""
 ACCESS_TOKEN: Final = "access_token"  # noqa: S105 - the name of a part
 TOKEN: Final = "token"  # noqa: S105 - likewise
 
@@ -143,7 +146,7 @@ class Resolving:
             # What refreshes it, and who its owner is, is nothing to the executor.
             values = {TOKEN: values[ACCESS_TOKEN]}
         ends = [row.left_s, row.ends_in_s, *(each.left_s for each in older)]
-        left_s = min([RESOLVE_TTL_S, *(float(end) for end in ends if end is not None)])
+        left_s = min([RESOLVE_TTL_S, *(_usable_s(float(end)) for end in ends if end is not None)])
         return Resolved(
             row.credential_id,
             row.type,
@@ -154,6 +157,11 @@ class Resolving:
             row.allowed_endpoints,
             row.allowed_ranges,
         )
+
+
+def _usable_s(left_s: float) -> float:
+    """How long something may be used that ends: a call that begins with it must end before it."""
+    return left_s - min(MARGIN_S, left_s / 2)
 
 
 def _ends_soon(row: Any) -> bool:
@@ -167,6 +175,10 @@ def _ends_soon(row: Any) -> bool:
 
 def _check(row: Any, name: str) -> None:
     """Raise Unresolvable for a credential that nobody may use as it stands."""
+    if row.type in APPS:
+        raise Unresolvable(
+            f"credential {name} is an app's: its secrets stay here", reason="CREDENTIAL_OF_APP"
+        )
     if row.status == "revoked":
         raise Unresolvable(f"credential {name} was revoked", reason="CREDENTIAL_REVOKED")
     has_ended = row.left_s is not None and float(row.left_s) <= 0

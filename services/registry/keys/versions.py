@@ -74,6 +74,7 @@ class KeyVersions:
     async def create(self, by: By, answer: Answer) -> bytes:
         """Begin a new version. Raises FailedPrecondition while another one waits."""
         rows = (await self.listed()).versions
+        _check_none_waits(rows)
         version = rows[0].version + 1
         # Outside the transaction: a provider may be far away, and the same version twice is one.
         made = await self._holding.current.make(version)

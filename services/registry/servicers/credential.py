@@ -6,6 +6,7 @@ from services.chassis.ids import parse_name
 from services.chassis.interceptors import Call
 from services.chassis.pages import after_of, next_token, page_size
 from services.registry.credentials.changing import Changing
+from services.registry.credentials.putting import Putting
 from services.registry.credentials.reading import Reading
 from services.registry.credentials.resolving import LEASE_TTL_S, Resolving
 from services.registry.credentials.uses import Uses
@@ -15,7 +16,6 @@ from services.registry.messages.access import by
 from services.registry.messages.config import caller_of, uuid_at
 from services.registry.oauth.refreshing import Refreshing
 from services.registry.oauth.revoking import Revoking
-from services.registry.wanted.apply import Config
 
 
 class CredentialServicer:
@@ -24,7 +24,7 @@ class CredentialServicer:
     def __init__(
         self,
         reading: Reading,
-        config: Config,
+        putting: Putting,
         changing: Changing,
         revoking: Revoking,
         refreshing: Refreshing,
@@ -33,7 +33,7 @@ class CredentialServicer:
         sealing_keys: SealingKeys,
     ) -> None:
         self._reading = reading
-        self._config = config
+        self._putting = putting
         self._changing = changing
         self._revoking = revoking
         self._refreshing = refreshing
@@ -64,7 +64,7 @@ class CredentialServicer:
         """Make it or change it, by the one write path."""
         named = messages.named(call, request.name)
         submission, caller = messages.submission(request, call), caller_of(call)
-        await self._config.apply(submission, call.inside(), caller, lambda _: b"")
+        await self._putting.put(named, submission, caller)
         return messages.credential_message(
             call.tenant, await self._reading.get(named.tenant_id, named.name)
         )

@@ -239,7 +239,10 @@ _CURRENT_END = (
 )
 _CURRENT_BEGIN = select(_V.created_at).where(_OF_CURRENT).correlate(t.credentials).scalar_subquery()
 _TOKEN_LIFE = cast(_CURRENT_EXPIRY - _CURRENT_BEGIN, Interval)
+# Nothing is to be done for what was taken back, or cannot go on by itself.
+_GOES_ON = and_(_S.status != "revoked", _S.status != "reconnect")
 _GETS_TOKENS = and_(
+    _GOES_ON,
     _C.type == "oauth2",
     _C.app_id.is_not(None),
     or_(_C.version > 0, _C.grant == "client_credentials", _C.grant == "jwt_bearer"),
@@ -261,7 +264,10 @@ PLAN: Final = Statement(
             ),
             else_=null(),
         ),
-        rotate_at=func.coalesce(_CURRENT_BEGIN, _NOW) + _ROTATION,
+        rotate_at=case(
+            (_S.status != "revoked", func.coalesce(_CURRENT_BEGIN, _NOW) + _ROTATION),
+            else_=null(),
+        ),
         warn_at=func.least(_C.expires_at, _CURRENT_END) - bindparam("warning", type_=Interval),
     )
 )
