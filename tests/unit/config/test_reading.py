@@ -85,6 +85,16 @@ def test_every_kind_of_the_contract_has_a_place_in_the_order() -> None:
     assert set(KINDS) == set(SPECS)
 
 
+def test_what_is_referred_to_comes_before_what_refers_to_it() -> None:
+    def referred(rules: tuple[FieldRule, ...]) -> set[str]:
+        found = {each.constraint.reference for each in rules if each.constraint.reference}
+        return found.union(*(referred(each.fields) for each in rules))
+
+    for kind, field in SPECS.items():
+        for target in referred(schema_of(field.message_type)) - {kind}:
+            assert KINDS.index(target) < KINDS.index(kind), f"{kind} refers to {target}"
+
+
 def test_every_secret_of_the_contract_lies_where_resolving_puts_it() -> None:
     def paths(rules: tuple[FieldRule, ...], path: str) -> list[str]:
         found = [f"{path}.{r.name} {r.many}" for r in rules if r.shape == "secret"]
