@@ -21,6 +21,7 @@ from config.keys import register as register_keys
 from config.look import CALL_S, shown
 from config.render import printable
 from config.tables import at, new_table
+from config.vault_keys import register as register_vault_keys
 
 Principal = access_service_pb2.Principal
 
@@ -28,7 +29,9 @@ Principal = access_service_pb2.Principal
 def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add the commands to a parser."""
     add_command(subparsers, "whoami", whoami, "who calls, and what they may do where")
-    register_keys(add_group(subparsers, "keys", "API keys"))
+    keys = add_group(subparsers, "keys", "API keys, and the key-encryption key and its versions")
+    register_keys(keys)
+    register_vault_keys(keys)
     _principals(add_group(subparsers, "principals", "services, sources and users"))
     _staff(add_group(subparsers, "staff", "who runs the platform"))
 

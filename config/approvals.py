@@ -16,6 +16,7 @@ from tenon.registry.v1 import config_service_pb2_grpc as pb2_grpc
 from config.cli import Subparsers, UsageError, add_registry_options, open_service
 from config.look import CALL_S, guarded, shown
 from config.render import approvals, message_json, plan_json, printable, show_plan
+from config.tables import display
 
 PENDING: Final = "pendingRevisions"
 APPLIED: Final = "revisions"
@@ -131,7 +132,7 @@ def _shown(args: argparse.Namespace, one: Pending) -> int:
         show_plan(Console(), one.plan)
     else:
         sys.stdout.writelines(f"{printable(line)}\n" for line in _outline(one.plan))
-    Console().print(_pending_table(one))
+    display(_pending_table(one))
     return 0
 
 

@@ -1,17 +1,21 @@
-"""What the commands of access have in common: which thing, where, and page by page."""
+"""What commands that ask the registry have in common: which thing, where, and page by page."""
 
 import argparse
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, Final
 
 from google.protobuf.message import Message
 
 from config.cli import Subparsers, add_registry_options
 from config.look import CALL_S, guarded
+from services.chassis.ids import format_name
 
 Run = Callable[[argparse.Namespace], int]
 
 PAGE: Final = 500
+UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
+MOST_DIGITS: Final = 6
 
 
 def add_group(
@@ -38,6 +42,27 @@ def at_place(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
     words = "of this tenant, by its slug; without it the platform's"
     command.add_argument("--tenant", default="", help=words)
     return command
+
+
+def in_tenant(command: argparse.ArgumentParser, what: str = "") -> argparse.ArgumentParser:
+    """Let a command say which tenant, and which thing of it where `what` names one; the same."""
+    command.add_argument("tenant", metavar="TENANT", help="its slug")
+    if what:
+        command.add_argument("name", metavar="NAME", help=f"the {what}'s name")
+    return command
+
+
+def name_in_tenant(args: argparse.Namespace, collection: str) -> str:
+    """The whole name of what `in_tenant` let the command say. Raises BadName."""
+    return format_name(args.tenant, collection, args.name)
+
+
+def span(text: str) -> timedelta:
+    """A stretch of time such as 30m, 12h or 90d."""
+    number, unit = text[:-1], text[-1:]
+    if not number.isdecimal() or len(number) > MOST_DIGITS or unit not in UNITS:
+        raise argparse.ArgumentTypeError("must be a number with m, h or d, such as 90d")
+    return timedelta(**{UNITS[unit]: int(number)})
 
 
 def parent(args: argparse.Namespace) -> str:

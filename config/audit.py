@@ -20,7 +20,7 @@ from config.asking import add_command, add_group, parent
 from config.cli import Subparsers, UsageError, open_service
 from config.look import CALL_S, shown
 from config.render import printable
-from config.tables import at, new_table
+from config.tables import at, display, new_table
 
 RISKS: Final = ("LOW", "MEDIUM", "HIGH", "CRITICAL")
 LARGEST_PAGE: Final = 500
@@ -138,7 +138,7 @@ def verify(args: argparse.Namespace) -> int:
         shown(args, [answer], _faults_table)
     else:
         if faults:
-            Console().print(_faults_table(faults))
+            display(_faults_table(faults))
         begun = f" from place {verdict.from_seq}, where older events were forgotten"
         where = f"{last.checked} events{begun if verdict.from_seq else ''}"
         found = "intact" if verdict.intact else f"{verdict.faults} faults"

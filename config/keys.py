@@ -1,28 +1,28 @@
 """The commands `keys list|create|rotate|revoke|usage`."""
 
 import argparse
-import os
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
-from pathlib import Path
 from typing import Any, Final
 
-import grpc
 from rich.table import Table
 from tenon.registry.v1 import key_service_pb2, key_service_pb2_grpc
 
-from config.asking import PAGE, add_command, at_place, named, pages, parent
+from config.asking import PAGE, add_command, at_place, named, pages, parent, span
 from config.cli import Subparsers, UsageError, open_service
 from config.look import CALL_S, shown
 from config.render import printable
-from config.tables import at, new_table
+from config.tables import at, lasting, new_table, when
+from config.telling import add_out, writing
+from config.vault_keys import begin_version
 
 Key = key_service_pb2.Key
 
-UNITS: Final = {"m": "minutes", "h": "hours", "d": "days"}
+OF_API_KEYS: Final = ("tenant", "overlap", "expires_in", "out")
+OF_VERSIONS: Final = ("no_wait",)
+"""Options of `keys rotate`, by what is rotated."""
 
 
 def register(keys: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -39,11 +39,15 @@ def register(keys: "Subparsers[argparse.ArgumentParser]") -> None:
     words = "a network it may be used from, such as 10.0.0.0/8"
     creating.add_argument("--range", action="append", default=[], help=words)
     _lasting(creating)
-    rotating = at_place(add_command(keys, "rotate", keys_rotate, "make a key's successor"))
-    rotating.add_argument("key", metavar="KEY", help="its id")
+    words = "make an API key's successor; without KEY begin a version of the key-encryption key"
+    rotating = at_place(add_command(keys, "rotate", keys_rotate, words))
+    words = "an API key's id; without it all that is sealed is wrapped anew by a new version"
+    rotating.add_argument("key", metavar="KEY", nargs="?", help=words)
     words = "how long the old one holds on, such as 12h (1d)"
-    rotating.add_argument("--overlap", type=_span, help=words)
+    rotating.add_argument("--overlap", type=span, help=words)
     _lasting(rotating)
+    words = "without KEY: do not follow how all is wrapped anew"
+    rotating.add_argument("--no-wait", action="store_true", help=words)
     revoking = at_place(add_command(keys, "revoke", keys_revoke, "take a key back"))
     revoking.add_argument("key", metavar="KEY", help="its id")
     revoking.add_argument("--why", default="", help="kept with it")
@@ -71,23 +75,27 @@ def keys_create(args: argparse.Namespace) -> int:
         request_id=str(uuid.uuid4()),
     )
     _end(request, args)
-    with _writing(args.out) as write, _keys_of(args) as stub:
+    with writing(args.out) as write, _keys_of(args) as stub:
         made = stub.CreateKey(request, timeout=CALL_S)
-        write(made.text)
+        write(made.text.encode())
         return _told(args, made.key)
 
 
 def keys_rotate(args: argparse.Namespace) -> int:
-    """Make a key's successor, and say its text once."""
+    """Make a key's successor, and say its text once; or begin a version of the other kind."""
+    if args.key is None:
+        _refuse(args, OF_API_KEYS, "only with a KEY; without it the key-encryption key is rotated")
+        return begin_version(args)
+    _refuse(args, OF_VERSIONS, "only without a KEY: an API key's successor is there at once")
     request = key_service_pb2.RotateKeyRequest(
         name=named(args, "keys", args.key), request_id=str(uuid.uuid4())
     )
     if args.overlap is not None:
         request.overlap.FromTimedelta(args.overlap)
     _end(request, args)
-    with _writing(args.out) as write, _keys_of(args) as stub:
+    with writing(args.out) as write, _keys_of(args) as stub:
         made = stub.RotateKey(request, timeout=CALL_S)
-        write(made.text)
+        write(made.text.encode())
         return _told(args, made.key)
 
 
@@ -108,41 +116,25 @@ def keys_usage(args: argparse.Namespace) -> int:
 
 
 def _lasting(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--expires-in", type=_span, help="such as 90d; without it: never")
-    words = "write the text to this new file, for its owner alone, and not to standard output"
-    command.add_argument("--out", type=Path, help=words)
+    command.add_argument("--expires-in", type=span, help="such as 90d; without it: never")
+    add_out(command)
 
 
-def _span(text: str) -> timedelta:
-    """A stretch of time such as 30m, 12h or 90d."""
-    number, unit = text[:-1], text[-1:]
-    if not number.isdecimal() or unit not in UNITS:
-        raise argparse.ArgumentTypeError("must be a number with m, h or d, such as 90d")
-    return timedelta(**{UNITS[unit]: int(number)})
+def _refuse(args: argparse.Namespace, options: Iterable[str], why: str) -> None:
+    """Raise UsageError where any of these options was given."""
+    given = [f"--{name.replace('_', '-')}" for name in options if _is_given(args, name)]
+    if given:
+        raise UsageError(f"{', '.join(given)}: {why}")
+
+
+def _is_given(args: argparse.Namespace, name: str) -> bool:
+    return getattr(args, name) not in (None, "", False)
 
 
 def _end(request: Any, args: argparse.Namespace) -> None:
     if args.expires_in is not None:
         request.expire_time.GetCurrentTime()
         request.expire_time.FromDatetime(request.expire_time.ToDatetime() + args.expires_in)
-
-
-@contextmanager
-def _writing(path: Path | None) -> Iterator[Callable[[str], object]]:
-    """Where a text goes; a file is made first, so that no key is made that cannot be kept."""
-    if path is None:
-        yield lambda text: sys.stdout.write(f"{text}\n")
-        return
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    with os.fdopen(handle, "w") as file:
-        try:
-            yield lambda text: file.write(f"{text}\n")
-        except grpc.RpcError:
-            path.unlink()
-            raise
 
 
 def _told(args: argparse.Namespace, key: Key) -> int:
@@ -168,7 +160,7 @@ def _keys_table(found: Iterable[Key]) -> Table:
             one.principal.rpartition("/")[2],
             Key.State.Name(one.state).removeprefix("STATE_").lower(),
             at(one.expire_time) if one.HasField("expire_time") else "never",
-            at(one.last_use_time) if one.HasField("last_use_time") else "",
+            when(one, "last_use_time"),
             printable(", ".join(one.scopes)) or "the least",
             ", ".join(one.address_ranges) or "anywhere",
         )
@@ -179,7 +171,7 @@ def _usage_table(found: Iterable[key_service_pb2.UsageWindow]) -> Table:
     table = new_table("in the last", "calls", "most called", "most from")
     for one in found:
         table.add_row(
-            str(one.period.ToTimedelta()).removesuffix(", 0:00:00"),
+            lasting(one.period),
             str(one.count),
             _most(one.by_method),
             _most(one.by_address),

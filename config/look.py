@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
+from rich.console import RenderableType
 from rich.table import Table
 from tenon.executor.v1 import (
     execution_service_pb2,
@@ -22,6 +22,7 @@ from tenon.executor.v1 import (
 
 from config.cli import Subparsers, UsageError, add_registry_options, open_service
 from config.render import printable
+from config.tables import display
 from services.chassis.status import from_rpc_error
 from services.chassis.strict_json import whole
 
@@ -145,13 +146,15 @@ def guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Name
     return told
 
 
-def shown(args: argparse.Namespace, found: Iterable[Message], table: Callable[[Any], Table]) -> int:
+def shown(
+    args: argparse.Namespace, found: Iterable[Message], table: Callable[[Any], RenderableType]
+) -> int:
     """Show messages as a table, or as JSON."""
     if args.output == "json":
         read = [whole(MessageToDict(one, preserving_proto_field_name=True)) for one in found]
         sys.stdout.write(json.dumps(read, indent=2) + "\n")
     else:
-        Console().print(table(found))
+        display(table(found))
     return 0
 
 

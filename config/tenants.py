@@ -16,6 +16,7 @@ from tenon.registry.v1 import tenant_service_pb2_grpc
 from config.cli import Subparsers, UsageError, add_registry_options, open_service
 from config.look import CALL_S, guarded, shown
 from config.render import printable
+from config.tables import facts
 from services.chassis.errors import NotFound
 from services.chassis.status import from_rpc_error
 
@@ -164,12 +165,12 @@ def _tenant_table(found: Iterable[pb2.Tenant]) -> Table:
         "labels": ", ".join(f"{name}={value}" for name, value in sorted(one.labels.items())),
         "made": _at(one.create_time),
     }
-    return _facts(rows | (_gone(one.deletion) if one.HasField("deletion") else {}))
+    return facts(rows | (_gone(one.deletion) if one.HasField("deletion") else {}))
 
 
 def _tombstone_table(found: Iterable[pb2.Tombstone]) -> Table:
     (one,) = found
-    return _facts({"tenant": one.name.partition("/")[2], "id": one.tenant_uid, **_gone(one)})
+    return facts({"tenant": one.name.partition("/")[2], "id": one.tenant_uid, **_gone(one)})
 
 
 def _gone(stone: pb2.Tombstone) -> dict[str, str]:
@@ -188,16 +189,6 @@ def _gone(stone: pb2.Tombstone) -> dict[str, str]:
 def _rows(counts: Mapping[str, int]) -> str:
     told = ", ".join(f"{table} {count}" for table, count in sorted(counts.items()))
     return f"{sum(counts.values())} ({told})" if told else ""
-
-
-def _facts(rows: Mapping[str, str]) -> Table:
-    table = Table(box=None, show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, printable(value))
-    return table
 
 
 def _table(*columns: str) -> Table:
