@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     from config.access import register as register_access
     from config.approvals import register as register_approvals
     from config.audit import register as register_audit
+    from config.credentials import register as register_credentials
     from config.removal import register as register_removal
     from config.run import register as register_run
     from services.first_callers import register as register_bootstrap
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     register_run(commands)
     tenants.register(commands)
     register_access(commands)
+    register_credentials(commands)
     register_bootstrap(commands)
     for name, run, words in (
         ("up", up, "start PostgreSQL, the registry and the executor, and leave them running"),
