@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     from config.access import register as register_access
     from config.approvals import register as register_approvals
     from config.audit import register as register_audit
+    from config.connections import register as register_connections
     from config.credentials import register as register_credentials
     from config.removal import register as register_removal
     from config.run import register as register_run
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     tenants.register(commands)
     register_access(commands)
     register_credentials(commands)
+    register_connections(commands)
     register_bootstrap(commands)
     for name, run, words in (
         ("up", up, "start PostgreSQL, the registry and the executor, and leave them running"),
