@@ -1,4 +1,4 @@
-"""Puts secrets into what is sent to the registry, and nowhere else."""
+"""Puts secrets into what is sent to the registry, and nowhere else; sealed ones as they are."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -50,19 +50,23 @@ def _resolved(
     resource = wanted_pb2.Resource()
     resource.CopyFrom(document.resource)
     for path, ref in document.secrets.items():
+        value = _value_at(getattr(resource, SPECS[document.kind].name), path)
+        if ref.form == "sealed":
+            value.sealed = ref.at
+            continue
         secret, fault = fetch(ref, environment)
         if secret is None:
             problems.append(problem(ref.mark, fault))
             continue
         kept.append(remember(secret))
-        _put(getattr(resource, SPECS[document.kind].name), path, secret)
+        value.plain = secret.reveal()
     return resource
 
 
-def _put(spec: Message, path: str, secret: Secret) -> None:
-    """Set the value at a path such as `spec.values.token`, whose parts have no dots."""
+def _value_at(spec: Message, path: str) -> wanted_pb2.SecretValue:
+    """The value at a path such as `spec.values.token`, whose parts have no dots."""
     _, *fields, key = path.split(".")
     values = spec
     for name in fields:
         values = getattr(values, name)
-    values[key].plain = secret.reveal()  # type: ignore[index]  # a map of SecretValue
+    return values[key]  # type: ignore[index,no-any-return]  # a map of SecretValue

@@ -14,19 +14,21 @@ from typing import Final, Literal
 from config.loader import is_inside, read_regular
 from config.nodes import Entry, Fields, Scalar
 from config.problems import Mark, Report
+from services.chassis.sealed_box import LARGEST, NotASeal, version_of
 from services.chassis.secret import Secret
 
-FORMS: Final = "{env: NAME} or {file: path}"
-LARGEST: Final = 64 * 2**10
-"""Bytes of one secret."""
+FORMS: Final = "{env: NAME}, {file: path} or {sealed: text}"
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class SecretRef:
-    """A place of a secret. `root` is the folder a file must stand in; None for an absolute path."""
+    """A place of a secret; of a sealed one `at` is the seal itself.
 
-    form: Literal["env", "file"]
+    `root` is the folder a file must stand in; None for an absolute path.
+    """
+
+    form: Literal["env", "file", "sealed"]
     at: str
     root: Path | None
     mark: Mark
@@ -40,12 +42,12 @@ def read_secret_ref(entry: Entry, report: Report, folder: Path, root: Path) -> S
     form = _only_entry(entry)
     if form is None or form.key not in ("env", "file", "sealed"):
         report.add(entry.place, f"a secret is {FORMS}; a value in the file itself is refused")
-    elif form.key == "sealed":
-        report.add(form.mark, f"sealed secrets are not supported yet: use {FORMS}")
     elif not (isinstance(form.node, Scalar) and form.node.kind == "text"):
         report.add(form.place, f"must be text, as in {FORMS}")
     elif form.key == "env":
         return _variable(form.node, report)
+    elif form.key == "sealed":
+        return _sealed(form.node, report)
     else:
         return _file(form.node, report, folder, root)
     return None
@@ -61,6 +63,17 @@ def _variable(node: Scalar, report: Report) -> SecretRef | None:
         report.add(node.mark, "not the name of an environment variable")
         return None
     return SecretRef("env", node.text, None, node.mark)
+
+
+def _sealed(node: Scalar, report: Report) -> SecretRef | None:
+    # A long text may be folded over several lines.
+    seal = "".join(node.text.split())
+    try:
+        version_of(seal)
+    except NotASeal as error:
+        report.add(node.mark, error.message)
+        return None
+    return SecretRef("sealed", seal, None, node.mark)
 
 
 def _file(node: Scalar, report: Report, folder: Path, root: Path) -> SecretRef | None:
@@ -81,7 +94,7 @@ def _without_dots(path: Path) -> Path:
 
 
 def fetch(ref: SecretRef, environment: Mapping[str, str]) -> tuple[Secret | None, str]:
-    """The secret and no fault, or None and what is wrong."""
+    """The secret of a variable or a file and no fault, or None and what is wrong."""
     value, fault = _FETCH[ref.form](ref, environment)
     if not fault and not value:
         fault = "the secret named here is empty"
@@ -101,8 +114,12 @@ def _from_file(ref: SecretRef, _environment: Mapping[str, str]) -> tuple[bytes, 
     data, fault = read_regular(path, LARGEST, "64 KiB")
     if fault:
         return b"", f"the file named here: {fault}"
-    # Editors end a file with one line break that is no part of the secret.
-    return data.removesuffix(b"\n").removesuffix(b"\r"), ""
+    return without_line_break(data), ""
+
+
+def without_line_break(data: bytes) -> bytes:
+    """What a file holds, less the one line break that editors end it with: no part of a secret."""
+    return data.removesuffix(b"\n").removesuffix(b"\r")
 
 
 _FETCH: Final = {"env": _from_variable, "file": _from_file}

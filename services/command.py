@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     from config.credentials import register as register_credentials
     from config.removal import register as register_removal
     from config.run import register as register_run
+    from config.seal import register as register_seal
     from services.first_callers import register as register_bootstrap
 
     parser = argparse.ArgumentParser(
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     look.register(commands)
     register_audit(commands)
     register_run(commands)
+    register_seal(commands)
     tenants.register(commands)
     register_access(commands)
     register_credentials(commands)

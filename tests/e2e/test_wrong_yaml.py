@@ -46,7 +46,7 @@ CASES: Final = {
     ),
     "secret in plain text": wrong(
         CREDENTIAL + f"  type: bearer\n  values:\n    token: {CANARY}\n",
-        r"wrong\.yaml:7:12: a secret is \{env: NAME\} or \{file: path\}",
+        r"wrong\.yaml:7:12: a secret is \{env: NAME\}, \{file: path\} or \{sealed: text\}",
     ),
     "secret that is nowhere": wrong(
         CREDENTIAL + "  type: bearer\n  values:\n    token: {env: NOT_SET_ANYWHERE}\n",

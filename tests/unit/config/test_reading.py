@@ -16,7 +16,9 @@ from config.problems import Problem
 from config.reading import read
 from config.resolve import resolve_secrets
 from config.walk import mark_at
+from services.chassis import sealed_box
 from services.chassis.rules import FieldRule, schema_of
+from services.chassis.secret import Secret
 
 EXAMPLES = Path(__file__).parents[3] / "config/examples/acme"
 
@@ -163,6 +165,40 @@ def test_secrets_are_read_only_when_asked_for_and_lose_one_line_break(tmp_path: 
     values = batch.resources[0].credential.values
     assert (values["username"].plain, values["password"].plain) == (b"me", b"pass word\n")
     assert reading.documents[0].resource.credential.values["password"].plain == b""
+
+
+SEAL = sealed_box.seal(
+    sealed_box.new_pair()[1],
+    7,
+    sealed_box.Purpose("acme", "Credential", "c", "password"),
+    Secret(b"x" * sealed_box.LARGEST),
+)
+HALF = len(SEAL) // 2
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"{{sealed: {SEAL}}}",
+        f"{{sealed: {SEAL[:HALF]}\n      {SEAL[HALF:]}}}",
+        f"\n      sealed: >-\n        {SEAL[:HALF]}\n        {SEAL[HALF:]}",
+        f'\n      sealed: "{SEAL[:HALF]}\\\n        {SEAL[HALF:]}"',
+    ],
+    ids=["one line", "plain", "folded", "quoted"],
+)
+def test_a_sealed_secret_goes_out_as_it_is_however_its_lines_are_broken(
+    tmp_path: Path, written: str
+) -> None:
+    text = SECRETS.replace("{file: keys/password}", written)
+    (tmp_path / "c.yaml").write_text(text)
+    reading = read([tmp_path])
+    assert reading.problems == ()
+    (batch,), problems = resolve_secrets(reading.documents, {"WHO": "me"})
+    assert problems == []
+    values = batch.resources[0].credential.values
+    assert (values["username"].plain, values["username"].sealed) == (b"me", "")
+    assert (values["password"].plain, values["password"].sealed) == (b"", SEAL)
+    assert [secret.reveal() for secret in batch.kept] == [b"me"]
 
 
 def test_a_source_may_be_named_by_a_path_with_dots(

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from config.reading import Reading, read
+from services.chassis import sealed_box
+from services.chassis.sealed_box import Purpose
+from services.chassis.secret import Secret
 
 CANARY = "hunter2canary"
 
@@ -31,6 +34,9 @@ def words(reading: Reading) -> str:
 
 
 CREDENTIAL = "  type: bearer\n  values:\n"
+SEAL = sealed_box.seal(
+    sealed_box.new_pair()[1], 1, Purpose("acme", "Credential", "one", "token"), Secret("swordfish")
+)
 
 CASES: dict[str, tuple[str | bytes, list[tuple[int, int, str]]]] = {
     "unknown field": (
@@ -148,7 +154,7 @@ CASES: dict[str, tuple[str | bytes, list[tuple[int, int, str]]]] = {
     ),
     "secret without a name": (
         document("Credential", f"  type: bearer\n  values: {CANARY}\n"),
-        [(6, 11, "must be a mapping of names to {env: NAME} or {file: path}")],
+        [(6, 11, "must be a mapping of names to {env: NAME}, {file: path} or {sealed: text}")],
     ),
     "secret as a key": (
         document("Credential", f"  type: bearer\n  values: {{token:{CANARY}}}\n"),
@@ -170,7 +176,27 @@ CASES: dict[str, tuple[str | bytes, list[tuple[int, int, str]]]] = {
     ),
     "sealed secret": (
         document("Credential", f"{CREDENTIAL}    token: {{sealed: {CANARY}}}\n"),
-        [(7, 13, "sealed secrets are not supported yet")],
+        [(7, 21, "not what `tenon seal` prints")],
+    ),
+    "sealed secret of two lines, cut": (
+        document(
+            "Credential", f"{CREDENTIAL}    token:\n      {{sealed: {SEAL[:60]}\n      {CANARY}}}\n"
+        ),
+        [(8, 16, "not what `tenon seal` prints")],
+    ),
+    "sealed secret of another form": (
+        document(
+            "Credential", f"{CREDENTIAL}    token: {{sealed: {SEAL.replace('-1.', '-2.')}}}\n"
+        ),
+        [(7, 21, "not what `tenon seal` prints")],
+    ),
+    "sealed secret as a list": (
+        document("Credential", f"{CREDENTIAL}    token: {{sealed: [{CANARY}]}}\n"),
+        [(7, 13, "must be text, as in {env: NAME}, {file: path} or {sealed: text}")],
+    ),
+    "two forms at once": (
+        document("Credential", f"{CREDENTIAL}    token: {{env: T, sealed: {SEAL}}}\n"),
+        [(7, 5, "a secret is {env: NAME}, {file: path} or {sealed: text}")],
     ),
     "secret file out of the folder": (
         document("Credential", f"{CREDENTIAL}    token: {{file: ../{CANARY}}}\n"),
