@@ -9,9 +9,10 @@ from typing import Final, Literal
 
 from config.cli import UsageError
 from config.problems import Mark
-from config.secretrefs import LARGEST, SecretRef, fetch
+from config.secretrefs import SecretRef, fetch
 from services.chassis.constraints import NAME_LIKE
 from services.chassis.redaction import remember
+from services.chassis.sealed_box import LARGEST
 from services.chassis.secret import Secret
 
 FORMS: Final = "PART=env:NAME, PART=file:PATH, or PART=- for standard input"
