@@ -1,17 +1,19 @@
-"""What API keys are used for, counted in memory and handed on every few seconds.
+"""What API keys are used for, counted in memory; and how what is counted is handed on.
 
-A call costs the hot path a lookup in a dictionary. What was counted since the last flush is lost
-when the process is killed, and what a flush may have handed on before its answer was lost is
-counted twice: usage is for people to look at, never to bill or refuse by.
+That goes on every few seconds, and once more at the end. A call costs the hot path a lookup in a
+dictionary. What was counted since the last flush is lost when the process is killed, and what a
+flush may have handed on before its answer was lost is counted twice: usage is for people to look
+at, never to bill or refuse by.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
 from services.chassis.errors import DeadlineExceeded, TenonError, Unavailable
@@ -28,6 +30,7 @@ LONGEST: Final = 200
 KEY: Final = "key "
 
 _Where = tuple[str, str, str, str, int]
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +99,19 @@ class Counter:
         if stay is not None or len(self._stays) < MOST:
             self._stays[principal.principal_id] = (tenant_id, self._now())
 
-    def drain(self) -> Counted:
-        """All that was counted since the last time."""
+    def drain(self) -> list[Counted]:
+        """All that was counted since the last time, in one part."""
         counts, self._counts = self._counts, {}
         last, self._last = self._last, {}
         stays, self._stays = self._stays, {}
-        return Counted(
+        counted = Counted(
             tuple(
                 Use(where[0].removeprefix(KEY), *where[1:], count, last.get(where[0], where[4]))
                 for where, count in counts.items()
             ),
             tuple(Stay(principal, *stay) for principal, stay in stays.items()),
         )
+        return [counted] if counted else []
 
     def put_back(self, counted: Counted) -> None:
         """Keep for the next flush what this one could not hand on."""
@@ -127,39 +131,64 @@ class Counter:
         self._counts[where] = (found or 0) + count
 
 
-Keep = Callable[[Counted], Awaitable[None]]
+class Counting(Protocol[Part]):
+    """What counts something; each part of it is handed on by itself."""
+
+    def drain(self) -> Sequence[Part]:
+        """All that was counted since the last time."""
+        ...
+
+    def put_back(self, part: Part, /) -> None:
+        """Keep for the next flush what this one could not hand on."""
+        ...
+
+
+Keep = Callable[[Part], Awaitable[None]]
 
 
 @asynccontextmanager
-async def kept(counter: Counter, keep: Keep, every_s: float = FLUSH_S) -> AsyncIterator[None]:
+async def kept(
+    counting: Counting[Part], keep: Keep[Part], every_s: float = FLUSH_S
+) -> AsyncIterator[None]:
     """Hand on what is counted every few seconds until the block ends, and once more then."""
-    task = asyncio.create_task(_flushing(counter, keep, every_s))
+    task = asyncio.create_task(_flushing(counting, keep, every_s))
     try:
         yield
     finally:
         task.cancel()
         await asyncio.wait([task])
-        await flush(counter, keep, LAST_FLUSH_S)
+        await flush(counting, keep, LAST_FLUSH_S)
 
 
-async def flush(counter: Counter, keep: Keep, patience_s: float = FLUSH_S) -> None:
+async def flush(counting: Counting[Part], keep: Keep[Part], patience_s: float = FLUSH_S) -> None:
     """Hand on what is counted; it waits for the next time while nobody takes it."""
-    counted = counter.drain()
-    if not counted:
-        return
+    left = deque(counting.drain())
     try:
         async with asyncio.timeout(patience_s):
-            await keep(counted)
+            while left:
+                await _hand_on(left[0], keep)
+                left.popleft()
     except (Unavailable, DeadlineExceeded, TimeoutError, asyncio.CancelledError) as error:
-        counter.put_back(counted)
+        # The one that stopped them comes last next time.
+        left.rotate(-1)
+        for part in left:
+            counting.put_back(part)
         if isinstance(error, asyncio.CancelledError):
             raise
         log.warning("usage waits: %s", type(error).__name__)
+
+
+async def _hand_on(part: Part, keep: Keep[Part]) -> None:
+    """Hand a part on; one that is refused is lost."""
+    try:
+        await keep(part)
+    except (Unavailable, DeadlineExceeded):
+        raise
     except TenonError as error:
-        log.warning("usage of %d kinds of call is lost: %s", len(counted.uses), error.code)
+        log.warning("usage is lost: %s", error.code)
 
 
-async def _flushing(counter: Counter, keep: Keep, every_s: float) -> None:
+async def _flushing(counting: Counting[Part], keep: Keep[Part], every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
-        await flush(counter, keep)
+        await flush(counting, keep)

@@ -17,9 +17,9 @@ from services.chassis.expressions import Json
 from services.chassis.ids import uuid7
 from services.executor import lanes, links, progress
 from services.executor.audit import Deed, Doer, telling
+from services.executor.credentials import LeasedKey, Secrets
 from services.executor.progress import Progress
 from services.executor.recipe import PARTS, Recipe
-from services.executor.registry import LeasedKey, Resolved
 from services.executor.sealing import opened, sealed
 from services.executor.steps import seconds
 from services.executor.store import execution_ends as ends
@@ -42,18 +42,6 @@ CANCEL_S: Final = 2.0
 
 CANCELLED: Final = Ending("cancelled", "CANCELLED", "it was cancelled")
 _DEADLOCKS: Final = 2
-
-
-class Secrets(Protocol):
-    """Where credentials and the tenant's key come from: the registry."""
-
-    async def lease_key(self, tenant_id: UUID) -> LeasedKey:
-        """The tenant's key for sealing what stays here."""
-        ...
-
-    async def resolve(self, tenant_id: UUID, name: str, version: int) -> Resolved:
-        """The values of a credential."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +193,7 @@ class Executions:
                 found = await self.wait(request.tenant_id, started, request.wait_s)
         if request.wait_s and not found.ended:
             await self._database.flush()
-        return await self._in_full(request.tenant_id, key, found)
+        return await self._in_full(request.tenant_id, found)
 
     async def _begin(
         self, request: RunRequest, key: LeasedKey, execution_id: UUID, waiter: Waiter
@@ -251,12 +239,13 @@ class Executions:
         recipe = Recipe.from_spec(connector.spec)
         return execution_id, progress.begun(claimed, key, recipe, run.input, wanted)
 
-    async def _in_full(self, tenant_id: UUID, key: LeasedKey, found: Execution) -> Execution:
+    async def _in_full(self, tenant_id: UUID, found: Execution) -> Execution:
         """An execution with the values of its output, which others see masked."""
         output = await store.output(self._database, tenant_id, found.id) if found.output else None
         if output is None:
             return found
         try:
+            key = await self._secrets.lease_key(tenant_id, found.data_key_id)
             return replace(found, output=opened(key, tenant_id, found.id, "sealed_output", output))
         except Unsealable:
             raise FailedPrecondition(

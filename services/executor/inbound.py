@@ -7,7 +7,7 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -18,10 +18,12 @@ from services.chassis.evaluator import Evaluator
 from services.chassis.ids import SLUG
 from services.chassis.secret import Secret
 from services.executor import events
+from services.executor.credentials import Resolved
 from services.executor.events import Event
 from services.executor.registry import Registry
 from services.executor.store import projected, tenants
 from services.executor.store.projected import ProjectedObject
+from services.executor.uses import Uses
 from services.providers.catalog import Catalog
 from services.providers.manifest import SignatureScheme, Webhook
 from services.providers.signatures import SignatureRefused, verify
@@ -30,6 +32,7 @@ BEFORE_COMMIT: Final = failpoints.declare("ingress.before_commit", "nothing of t
 AFTER_COMMIT: Final = failpoints.declare("ingress.after_commit", "the event is there and runs once")
 
 PARTS: Final = ("WebhookEndpoint", "Integration", "Credential")
+SECRET: Final = "secret"  # noqa: S105 - the name of a part
 UNKNOWN_TYPE: Final = "unknown"
 NOWHERE: Final = UUID(int=0)
 STRANGERS_SCHEME: Final[SignatureScheme] = "github_sha256"
@@ -56,12 +59,13 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """An active endpoint, which lets in what is signed with its secret."""
+    """An active endpoint; it lets in what is signed with one of its secrets, the newest first."""
 
     tenant_id: UUID
     endpoint: ProjectedObject
     webhook: Webhook
-    secret: Secret
+    credential: Resolved
+    secrets: Sequence[Secret]
 
 
 class Inbound:
@@ -73,12 +77,17 @@ class Inbound:
         registry: Registry,
         catalog: Catalog,
         evaluator: Evaluator,
+        uses: Uses,
+        *,
+        seal: bool = True,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._registry = registry
         self._catalog = catalog
         self._evaluator = evaluator
+        self._uses = uses
+        self._seal = seal
         self._now = now
         self._nobodys = Secret(secrets.token_bytes(32))
 
@@ -91,11 +100,13 @@ class Inbound:
         self._verify(door, delivery)
         if door is None:
             raise NotLetIn("no such endpoint, or it is not active")
+        # Strangers can send what is refused: that says nothing of the secret.
+        self._uses.note(door.tenant_id, door.credential, "let in")
         key = await self._registry.lease_key(door.tenant_id)
         event = event_of(door, delivery)
         taking = await events.taken_by(self._database, event, self._evaluator)
         async with self._database.tenant(door.tenant_id) as tx:
-            accepted = await events.accept(tx, event, taking, key)
+            accepted = await events.accept(tx, event, taking, key, seal=self._seal)
             BEFORE_COMMIT.hit()
         AFTER_COMMIT.hit()
         return accepted
@@ -122,15 +133,15 @@ class Inbound:
         if not active or webhook is None:
             return None
         resolved = await self._registry.resolve(tenant_id, credential.name, credential.version)
-        secret = resolved.values.get("secret")
-        return Door(tenant_id, endpoint, webhook, secret) if secret else None
+        known = [each[SECRET] for each in (resolved.values, *resolved.previous) if SECRET in each]
+        return Door(tenant_id, endpoint, webhook, resolved, known) if known else None
 
     def _verify(self, door: Door | None, delivery: Delivery) -> None:
         """Verify also where there is no door: the time an answer takes must not tell that."""
         scheme = door.webhook.signature.scheme if door else STRANGERS_SCHEME
-        secret = door.secret if door else self._nobodys
+        known = door.secrets if door else [self._nobodys]
         try:
-            verify(scheme, [secret], delivery.headers, delivery.body, self._now())
+            verify(scheme, known, delivery.headers, delivery.body, self._now())
         except SignatureRefused as error:
             raise NotLetIn(error.detail) from None
 

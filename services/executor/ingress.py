@@ -1,7 +1,10 @@
-"""The HTTP server for webhooks, and the one place where our errors become HTTP statuses.
+"""The HTTP server for webhooks and for browsers that connect accounts, and the one place where our
+errors become HTTP statuses.
 
 POST /v1/{tenant}/{endpoint}      202 {"event": id}; a redelivery gets the first one's answer;
                                   429 with Retry-After while the tenant's quota is used up
+GET  /connect/{token}             302 to where an end user connects an account
+GET  /oauth/callback              302 back from there, or a page
 GET  /healthz                     200 while the process serves
 """
 
@@ -17,7 +20,9 @@ from aiohttp.typedefs import Handler
 
 from services.chassis import errors, telemetry
 from services.chassis.ids import uuid7
+from services.executor import connecting
 from services.executor.inbound import Delivery, Inbound, NotLetIn
+from services.executor.registry_connecting import RegistryConnecting
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +61,20 @@ AGAIN: Final = frozenset({429, 503})
 
 @asynccontextmanager
 async def serving(
-    inbound: Inbound, host: str, port: int, *, reuse_port: bool = False
+    inbound: Inbound,
+    registry: RegistryConnecting,
+    host: str,
+    port: int,
+    *,
+    reuse_port: bool = False,
 ) -> AsyncIterator[int]:
-    """Take webhooks in until the block ends, then let those under way end; yields the port.
+    """Let webhooks and browsers in until the block ends, then let those under way end; the port.
 
     With `reuse_port` other processes of the same user may listen there too. Raises Unavailable
     where somebody else does.
     """
     runner = web.AppRunner(
-        _application(inbound),
+        _application(inbound, registry),
         access_log=None,
         # A signature is of the bytes on the wire, not of what they unpack to.
         auto_decompress=False,
@@ -81,7 +91,7 @@ async def serving(
         await runner.cleanup()
 
 
-def _application(inbound: Inbound) -> web.Application:
+def _application(inbound: Inbound, registry: RegistryConnecting) -> web.Application:
     async def receive(request: web.Request) -> web.Response:
         delivery = Delivery(
             tenant=request.match_info["tenant"],
@@ -98,7 +108,11 @@ def _application(inbound: Inbound) -> web.Application:
 
     application = web.Application(middlewares=[_boundary])
     application.add_routes(
-        [web.post("/v1/{tenant}/{endpoint}", receive), web.get("/healthz", healthy)]
+        [
+            web.post("/v1/{tenant}/{endpoint}", receive),
+            web.get("/healthz", healthy),
+            *connecting.routes(registry),
+        ]
     )
     return application
 
@@ -109,25 +123,33 @@ async def _boundary(request: web.Request, handler: Handler) -> web.StreamRespons
         try:
             return await handler(request)
         except web.HTTPException as error:
-            return web.json_response({"error": error.reason.lower()}, status=error.status)
+            answer = _answer(request, error.status, error.reason.lower())
         except errors.TenonError as error:
-            return _told(error)
+            answer = _told(request, error)
         except Exception:  # the one boundary where any fault becomes a status
             log.exception("unexpected error")
-            return _told(errors.Internal("unexpected"))
+            answer = _told(request, errors.Internal("unexpected"))
+        return answer
 
 
-def _told(error: errors.TenonError) -> web.Response:
+def _told(request: web.Request, error: errors.TenonError) -> web.Response:
     _, status, sentence = next(row for row in STATUSES if isinstance(error, row[0]))
     if isinstance(error, NotLetIn):
         log.info("webhook refused: %s", error.detail)
     elif status == 429:
-        log.warning("webhook to be sent again: %s", error.message)
+        log.warning("to be sent again: %s", error.message)
     elif status >= 500:
-        log.error("webhook not taken: %s", error.message)
-    wait_s = math.ceil(error.retry_after_s or RETRY_AFTER_S)
-    headers = {"Retry-After": str(wait_s)} if status in AGAIN else {}
-    return web.json_response({"error": sentence}, status=status, headers=headers)
+        log.error("not taken: %s", error.message)
+    answer = _answer(request, status, sentence)
+    if status in AGAIN:
+        answer.headers["Retry-After"] = str(math.ceil(error.retry_after_s or RETRY_AFTER_S))
+    return answer
+
+
+def _answer(request: web.Request, status: int, sentence: str) -> web.Response:
+    if connecting.is_page(request):
+        return connecting.fault_page(status)
+    return web.json_response({"error": sentence}, status=status)
 
 
 def _headers(request: web.Request) -> dict[str, str]:

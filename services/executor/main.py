@@ -43,6 +43,7 @@ from services.executor import (
 )
 from services.executor.activity import Activities
 from services.executor.audit_shipping import Shipping
+from services.executor.calling import Calling
 from services.executor.crew import supervise_crew
 from services.executor.doctor import Doctor
 from services.executor.draining import Draining
@@ -53,6 +54,7 @@ from services.executor.metrics import Metrics
 from services.executor.projection import Projection
 from services.executor.recorder import Recorder
 from services.executor.registry import Registry
+from services.executor.registry_connecting import RegistryConnecting
 from services.executor.running import Running
 from services.executor.scheduler import Scheduler
 from services.executor.servicers.execution import ExecutionServicer
@@ -60,6 +62,7 @@ from services.executor.servicers.lane import LaneServicer
 from services.executor.settings import ALL_ROLES, PREFIX, Settings
 from services.executor.store import cursor, retention, tenants
 from services.executor.switchboard import Switchboard
+from services.executor.uses import Uses
 from services.executor.watching import Changes, Watches
 from services.executor.worker import Worker, WorkerLimits
 from services.providers.catalog import Catalog
@@ -83,6 +86,8 @@ class Wired:
     settings: Settings
     database: Database
     registry: Registry
+    connecting: RegistryConnecting
+    uses: Uses
     tenants: TenantFinder
     catalog: Catalog
     changes: Changes
@@ -165,11 +170,29 @@ def _executions(wired: Wired) -> ExecutionServicer:
 async def _webhooks(wired: Wired) -> AsyncIterator[Ports]:
     """The HTTP server."""
     settings = wired.settings
-    inbound = Inbound(wired.database, wired.registry, wired.catalog, wired.evaluator)
+    inbound = Inbound(
+        wired.database,
+        wired.registry,
+        wired.catalog,
+        wired.evaluator,
+        wired.uses,
+        seal=settings.seal_payloads,
+    )
     async with ingress.serving(
-        inbound, settings.ingress_host, settings.ingress_port, reuse_port=settings.reuse_port
+        inbound,
+        wired.connecting,
+        settings.ingress_host,
+        settings.ingress_port,
+        reuse_port=settings.reuse_port,
     ) as port:
         yield {"ingress": port}
+
+
+@asynccontextmanager
+async def _uses(wired: Wired) -> AsyncIterator[Ports]:
+    """What tells the registry how credentials and keys are used."""
+    async with kept(wired.uses, wired.registry.report_credential_use):
+        yield {}
 
 
 @asynccontextmanager
@@ -207,15 +230,16 @@ LOOPS: Final = (
     leading(doctor.LEADER, lambda wired: wired.doctor.follow),
 )
 METRICS: Final = Part(_metrics)
+USES: Final = Part(_uses)
 CALLS: Final = Part(_calls)
 WEBHOOKS: Final = Part(_webhooks)
 
 ROLES: Final[Mapping[str, tuple[Part, ...]]] = {
     # Each part outlives those after it, so that what the doors still let in has its worker.
-    ALL_ROLES: (METRICS, INVALIDATIONS, TURNS, CHANGES, *LOOPS, CALLS, WEBHOOKS),
-    "rpc": (METRICS, INVALIDATIONS, WAITED_FOR, CHANGES, CALLS),
-    "ingress": (METRICS, INVALIDATIONS, WEBHOOKS),
-    "work": (METRICS, INVALIDATIONS, TURNS, *LOOPS),
+    ALL_ROLES: (METRICS, USES, INVALIDATIONS, TURNS, CHANGES, *LOOPS, CALLS, WEBHOOKS),
+    "rpc": (METRICS, USES, INVALIDATIONS, WAITED_FOR, CHANGES, CALLS),
+    "ingress": (METRICS, USES, INVALIDATIONS, WEBHOOKS),
+    "work": (METRICS, USES, INVALIDATIONS, TURNS, *LOOPS),
 }
 
 
@@ -244,7 +268,7 @@ async def _serve(settings: Settings) -> None:
         # A start without its database fails here, in words, rather than at the first call.
         await cursor.read(database)
         await _check(database, settings, {settings.role: 1})
-        wired = _wire(settings, database, Registry(channel), egress, evaluator)
+        wired = _wire(settings, database, channel, egress, evaluator)
         async with AsyncExitStack() as parts:
             ports: Ports = {}
             for part in ROLES[settings.role]:
@@ -290,19 +314,22 @@ def _database(settings: Settings) -> Database:
 def _wire(
     settings: Settings,
     database: Database,
-    registry: Registry,
+    channel: grpc.aio.Channel,
     egress: Egress,
     evaluator: Evaluator,
 ) -> Wired:
+    uses = Uses()
+    registry, connecting = Registry(channel, uses), RegistryConnecting(channel)
     catalog, changes = Catalog.load(), Changes(database)
-    client = ProviderClient(egress, catalog)
+    calling = Calling(registry, ProviderClient(egress, catalog), uses)
     recorder = Recorder(database, lease_s=settings.lease_s)
-    running = Running(database, registry, client, catalog, recorder, changes, evaluator)
+    running = Running(database, registry, calling, catalog, recorder, changes, evaluator)
     limits = WorkerLimits(items=settings.concurrency, lease_s=settings.lease_s)
     worker = Worker(database, {running.name: running}, recorder, limits)
     return Wired(
-        settings, database, registry, tenants.finder(database), catalog, changes, evaluator, worker,
-        Scheduler(database, registry), Doctor(database), Shipping(database, registry),
+        settings, database, registry, connecting, uses, tenants.finder(database), catalog, changes,
+        evaluator, worker, Scheduler(database, registry), Doctor(database),
+        Shipping(database, registry),
     )  # fmt: skip
 
 

@@ -7,9 +7,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from services.chassis.secret import Secret
+from services.executor.credentials import LeasedKey
 from services.executor.masking import masked, sentence
 from services.executor.recipe import Recipe
-from services.executor.registry import LeasedKey
 from services.executor.sealing import opened, sealed
 from services.executor.standing import ENDS_RUNS
 from services.executor.steps import Step, Verdict

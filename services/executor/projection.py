@@ -22,7 +22,8 @@ from services.chassis.database import Database
 from services.chassis.retention import utc_now
 from services.executor import scheduler, steering
 from services.executor.governing import govern
-from services.executor.registry import FeedMessage, Registry, Snapshot
+from services.executor.registry import Registry
+from services.executor.registry_messages import FeedMessage, Snapshot
 from services.executor.steering import Limits
 from services.executor.store import cursor, projected, tenants
 from services.executor.store.tenants import ProjectedTenant

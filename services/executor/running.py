@@ -20,7 +20,9 @@ from services.chassis.envelope import Unsealable
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.chassis.evaluator import Evaluator
 from services.executor import outputs, steps
-from services.executor.executions import CANCELLED, KIND, Secrets
+from services.executor.calling import Calling, Order
+from services.executor.credentials import Resolved, Secrets
+from services.executor.executions import CANCELLED, KIND
 from services.executor.masking import sentence, without
 from services.executor.outputs import OutputInvalid
 from services.executor.progress import Progress, taken_up
@@ -30,7 +32,7 @@ from services.executor.store import execution_ends as ends
 from services.executor.store import executions as store
 from services.executor.store import projected
 from services.executor.store.execution_ends import Ending
-from services.executor.store.projected import Needs, ProjectedObject
+from services.executor.store.projected import Needs
 from services.executor.watching import Changes
 from services.executor.work import (
     RETRY_S,
@@ -43,10 +45,8 @@ from services.executor.work import (
     Rows,
     Why,
 )
-from services.providers.auth import Credential
-from services.providers.calls import Call, Integration
+from services.providers.calls import Integration
 from services.providers.catalog import Catalog
-from services.providers.client import ProviderClient
 
 BEFORE_INTENT = failpoints.declare("run.before_intent", "the step is begun by the next worker")
 AFTER_INTENT = failpoints.declare("run.after_intent", "a safe call is made, an unsafe one unknown")
@@ -81,7 +81,7 @@ class Running:
         self,
         database: Database,
         secrets: Secrets,
-        client: ProviderClient,
+        calling: Calling,
         catalog: Catalog,
         notes: Notes,
         changes: Changes,
@@ -90,7 +90,7 @@ class Running:
     ) -> None:
         self._database = database
         self._secrets = secrets
-        self._client = client
+        self._calling = calling
         self._catalog = catalog
         self._notes = notes
         self._changes = changes
@@ -99,7 +99,6 @@ class Running:
 
     async def prepare(self, claimed: Claimed) -> Progress | Done:
         """The run as it stands, with what its first step needs; Done where nothing is to do."""
-        key = await self._secrets.lease_key(claimed.tenant_id)
         # A connector's lane has its id.
         beside = projected.needing(claimed.tenant_id, claimed.lane_id)
         execution, answers = await store.load(
@@ -108,6 +107,8 @@ class Running:
         if execution is None or execution.ended:
             return Done()
         try:
+            # Its own key goes on for it, though the tenant may have another one by now.
+            key = await self._secrets.lease_key(claimed.tenant_id, execution.data_key_id)
             return taken_up(claimed, key, execution, projected.wanted(answers))
         except Unsealable:
             return self._given_up(
@@ -143,16 +144,16 @@ class Running:
         if found.in_flight and not repeatable:
             return found.attempts, steps.interrupted()
         try:
-            prepared = await self._prepared(progress, step, needs, first=not found.attempts)
+            order = await self._prepared(progress, step, needs, first=not found.attempts)
         except (InvalidArgument, NotFound, FailedPrecondition) as error:
             return found.attempts, steps.refused(error)
-        if prepared is None:
+        if order is None:
             return 0, steps.skipped()
         attempts = found.attempts + 1
         # Each time the run is taken up again, the step has all its tries anew.
         tries = attempts - step.retry.max_attempts * found.retries
         intend = partial(self._intend, progress, position, attempts, repeatable=repeatable)
-        call = partial(self._call, progress, step, prepared, tries, repeatable=repeatable)
+        call = partial(self._call, progress, step, order, tries, repeatable=repeatable)
         if progress.fresh and repeatable:
             verdict = await _beside(intend, call)
         else:
@@ -172,7 +173,7 @@ class Running:
 
     async def _prepared(
         self, progress: Progress, step: Step, needs: Needs, *, first: bool
-    ) -> tuple[Integration, Call] | None:
+    ) -> Order | None:
         """The call to make, and as whom; None where the step's condition is false."""
         check_running(needs)
         integration = callee(needs, step.integration)
@@ -186,22 +187,16 @@ class Running:
         if first and not await step.wanted(view):
             return None
         call = await steps.call_of(step, manifest, config, view)
-        credential = await self._credential(progress, needs.credential)
-        return Integration(
-            manifest.provider, spec.get("base_url") or None, config, credential
-        ), call
+        credential = await self._credential(progress, needs)
+        called = Integration(manifest.provider, spec.get("base_url") or None, config)
+        return Order(
+            progress.tenant_id, called, call, needs.credential, credential, progress.secrets
+        )
 
-    async def _credential(self, progress: Progress, wanted: ProjectedObject | None) -> Credential:
-        if wanted is None:
-            return Credential()
-        try:
-            found = await self._secrets.resolve(progress.tenant_id, wanted.name, wanted.version)
-        except (NotFound, FailedPrecondition):
-            raise Stopped(
-                f"credentials/{wanted.name} cannot be used", reason="CREDENTIAL_UNAVAILABLE"
-            ) from None
-        progress.secrets.extend(found.values.values())
-        return Credential(found.type, found.values)
+    async def _credential(self, progress: Progress, needs: Needs) -> Resolved | None:
+        return await self._calling.credential(
+            progress.tenant_id, needs.credential, progress.secrets
+        )
 
     async def _intend(
         self, progress: Progress, position: int, attempts: int, *, repeatable: bool
@@ -221,17 +216,16 @@ class Running:
         self,
         progress: Progress,
         step: Step,
-        prepared: tuple[Integration, Call],
+        order: Order,
         tries: int,
         *,
         repeatable: bool,
     ) -> Verdict:
-        integration, call = prepared
         try:
-            response = await self._client.send(integration, call, timeout_s=step.timeout_s)
+            response = await self._calling.send(order, step.timeout_s)
         except EgressError as error:
             return steps.unanswered(step, error, tries, self._rng, repeatable=repeatable)
-        except (InvalidArgument, NotFound) as error:
+        except (InvalidArgument, NotFound, Stopped) as error:
             return steps.refused(error)
         finally:
             AFTER_CALL.hit()
@@ -297,7 +291,7 @@ class Running:
             # No credential may come out, whichever worker it was used by.
             where = (progress.tenant_id, progress.connector_id)
             needs = await projected.needs(self._database, *where, name)
-            await self._credential(progress, needs.credential)
+            await self._credential(progress, needs)
         found = await outputs.mapped(
             progress.recipe.output, progress.seen, self._evaluator, progress.tenant_id
         )

@@ -18,8 +18,8 @@ from services.chassis.errors import ResourceExhausted, TenonError
 from services.chassis.recurrence import Recurrence, RecurrenceError
 from services.chassis.retention import utc_now
 from services.executor import executions
-from services.executor.executions import CONNECTOR, Run, Secrets
-from services.executor.registry import LeasedKey
+from services.executor.credentials import LeasedKey, Secrets
+from services.executor.executions import CONNECTOR, Run
 from services.executor.store import schedules as store
 from services.executor.store.projected import ProjectedObject
 from services.executor.store.schedules import Due, Schedule

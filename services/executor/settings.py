@@ -8,6 +8,7 @@ from services.chassis.secret import Secret
 
 PREFIX = "TENON_EXECUTOR"
 ALL_ROLES = "all"
+INGRESS_PORT = 8080
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,9 @@ class Settings:
     a certificate of that authority. Only `trusted_proxies`, a list of networks, may say for whom
     they call (`x-forwarded-for`).
 
+    With `seal_payloads` the bodies and headers of webhooks are kept sealed with their tenant's key;
+    each event says whether it is.
+
     Metrics are served on `metrics_port`, or nowhere where it is 0; of several processes the first
     serves them there, each further one on the next port.
     """
@@ -47,13 +51,14 @@ class Settings:
     client_ca: Path | None = None
     trusted_proxies: str = ""
     ingress_host: str = "127.0.0.1"
-    ingress_port: int = 8080
+    ingress_port: int = INGRESS_PORT
     egress_allow: str = ""
     pool_size: int = 8
     concurrency: int = 128
     lease_s: float = 30.0
     drain_s: float = 60.0
     retention_days: int = 90
+    seal_payloads: bool = True
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 9465
     role: str = ALL_ROLES

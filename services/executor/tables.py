@@ -164,6 +164,8 @@ EVENTS = Table(
     _column("headers", JSONB),
     _column("body", LargeBinary),
     _column("received_at", TIME),
+    _column("data_key_id", Uuid, nullable=True),
+    _column("sealed_headers", LargeBinary, nullable=True),
 )
 
 EVENT_RECEIPTS = Table(

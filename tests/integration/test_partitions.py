@@ -79,10 +79,8 @@ def shifted(by: int) -> date:
 async def store_event(database: Database, moment: datetime) -> UUID:
     event_id = uuid7(int(moment.timestamp() * 1000))
     async with database.tenant(ACME) as tx:
-        await events.store(
-            tx, tenant_id=ACME, event_id=event_id, endpoint_id=ACME,
-            event_type="push", delivery_key="", headers={}, body=b"canary",
-        )  # fmt: skip
+        kept = events.Kept(ACME, event_id, {}, b"canary")
+        await events.store(tx, kept, endpoint_id=ACME, event_type="push", delivery_key="")
     return event_id
 
 

@@ -26,7 +26,7 @@ from services.registry import tables as registry_tables
 
 DIALECT = create_engine("postgresql+psycopg://").dialect
 REPOSITORY = Path(__file__).parents[2]
-HEADS = {"registry": "r0002", "executor": "e0001"}
+HEADS = {"registry": "r0002", "executor": "e0002"}
 SHAPE = """
     SELECT n.nspname, c.relname, c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.relacl::text,
         a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
@@ -43,7 +43,7 @@ BLIND_BACKFILL = """
 from alembic import op
 
 revision = "e9999"
-down_revision = "e0001"
+down_revision = "e0002"
 
 
 def upgrade():
@@ -157,7 +157,7 @@ def test_a_backfill_that_would_be_blind_is_an_error(
     monkeypatch.setattr(runner, "HERE", tmp_path)
     with pytest.raises(ProgrammingError, match="row-level security"):
         runner.upgrade(database, roles, {})
-    assert runner.status(database)["executor"] == ("e0001", "e9999")
+    assert runner.status(database)["executor"] == (HEADS["executor"], "e9999")
 
 
 @pytest.mark.parametrize(

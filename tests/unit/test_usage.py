@@ -52,7 +52,7 @@ def test_calls_alike_are_one_count_a_bucket() -> None:
     counter.observe(call(agent="curl"))
     clock.now += usage.BUCKET_S
     counter.observe(call())
-    found = {(use.user_agent, use.bucket): use for use in counter.drain().uses}
+    found = {(use.user_agent, use.bucket): use for use in counter.drain()[0].uses}
     assert sorted(use.count for use in found.values()) == [1, 1, 3]
     assert len({bucket for _, bucket in found}) == 2
     assert {use.key_id for use in found.values()} == {"one"}
@@ -72,7 +72,7 @@ def test_memory_is_bounded_and_no_call_is_lost(monkeypatch: pytest.MonkeyPatch) 
     counter = Counter()
     for number in range(1000):
         counter.observe(call(agent=f"agent {number}"))
-    uses = counter.drain().uses
+    uses = counter.drain()[0].uses
     assert len(uses) == 11
     assert sum(use.count for use in uses) == 1000
     assert [use.count for use in uses if not use.address] == [990]
@@ -87,7 +87,7 @@ async def test_only_who_may_work_in_several_tenants_is_followed() -> None:
     await counter.follow(one)
     one.tenant, one.tenant_id = "globex", both["globex"].tenant_id
     await counter.follow(one)
-    (stay,) = counter.drain().stays
+    (stay,) = counter.drain()[0].stays
     assert stay.tenant_id == both["globex"].tenant_id
 
 

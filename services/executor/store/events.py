@@ -1,12 +1,13 @@
 """Events as they arrived, and the receipts by which a redelivery is known."""
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from uuid import UUID
 
 from sqlalchemy import bindparam, select
 from sqlalchemy.dialects.postgresql import insert
 
-from services.chassis.database import Bound, Statement, Transaction
+from services.chassis.database import Bound, Database, Statement, Transaction
 from services.chassis.errors import NotFound
 from services.executor.tables import EVENT_RECEIPTS as RECEIPTS
 from services.executor.tables import EVENTS, TENANTS
@@ -29,10 +30,34 @@ RECEIVED = Statement(
     )
 )
 ENABLED = Statement(select(TENANTS.c.enabled).where(TENANTS.c.tenant_id == bindparam("tenant_id")))
-_STORED = ("tenant_id", "id", "endpoint_id", "type", "delivery_key", "headers", "body")
+_STORED = (
+    *("tenant_id", "id", "endpoint_id", "type", "delivery_key", "headers", "body"),
+    *("data_key_id", "sealed_headers"),
+)
 STORE = Statement(
     insert(EVENTS).values({name: bindparam(name, type_=EVENTS.c[name].type) for name in _STORED})
 )
+_KEPT = ("tenant_id", "id", "headers", "body", "data_key_id", "sealed_headers")
+KEPT = Statement(
+    select(*(EVENTS.c[name] for name in _KEPT)).where(
+        EVENTS.c.tenant_id == bindparam("tenant_id"), EVENTS.c.id == bindparam("id")
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An event's headers and body at rest.
+
+    With a data key both are sealed: `headers` is empty then, and `body` ciphertext.
+    """
+
+    tenant_id: UUID
+    id: UUID
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    data_key_id: UUID | None = None
+    sealed_headers: bytes | None = field(default=None, repr=False)
 
 
 async def receive(
@@ -58,23 +83,23 @@ async def receive(
 
 async def store(
     tx: Transaction,
+    kept: Kept,
     *,
-    tenant_id: UUID,
-    event_id: UUID,
     endpoint_id: UUID,
     event_type: str,
     delivery_key: str,
-    headers: Mapping[str, str],
-    body: bytes,
 ) -> None:
-    """Keep an event; `body` is what came over the wire."""
+    """Keep an event."""
     await tx.run(
         STORE,
-        tenant_id=tenant_id,
-        id=event_id,
+        **{**asdict(kept), "headers": dict(kept.headers)},
         endpoint_id=endpoint_id,
         type=event_type,
         delivery_key=delivery_key,
-        headers=dict(headers),
-        body=body,
     )
+
+
+async def find(database: Database, tenant_id: UUID, event_id: UUID) -> Kept | None:
+    """What is kept of an event's headers and body."""
+    rows = await database.read(tenant_id, KEPT, tenant_id=tenant_id, id=event_id)
+    return Kept(**rows[0]._asdict()) if rows else None

@@ -11,21 +11,24 @@ from uuid import UUID, uuid4
 from services.chassis import envelope
 from services.chassis.database import Database
 from services.chassis.egress import Egress, Limits, parse_allow
+from services.chassis.envelope import Unsealable
 from services.chassis.errors import TenonError
 from services.chassis.evaluator import Evaluator
 from services.chassis.secret import Secret
 from services.executor import executions, turns
 from services.executor.activity import Activities
+from services.executor.calling import Calling
+from services.executor.credentials import LeasedKey, Resolved
 from services.executor.dry_runs import DryRuns
 from services.executor.executions import KIND, Executions, Run, RunRequest
 from services.executor.progress import Progress
 from services.executor.recorder import Recorder
-from services.executor.registry import LeasedKey, Resolved
 from services.executor.running import Running
 from services.executor.servicers.execution import ExecutionServicer
 from services.executor.store import projected
 from services.executor.store.executions import Execution
 from services.executor.store.projected import ProjectedObject
+from services.executor.uses import Uses
 from services.executor.watching import Changes, Watches
 from services.executor.work import Claimed
 from services.executor.worker import Worker, WorkerLimits
@@ -40,22 +43,37 @@ QUICK = {"max_attempts": 3, "base": "0.01s", "cap": "0.05s"}
 
 
 class Vault:
-    """Credentials and a key by hand, or the registry's answer when it cannot give them."""
+    """Credentials and keys by hand, or the registry's answer when it cannot give them."""
 
     def __init__(self) -> None:
         self.key = LeasedKey(uuid4(), envelope.new_key())
+        self.retired: dict[UUID, LeasedKey] = {}
         self.fault: TenonError | None = None
         self.asked = asyncio.Event()
         self.token = TOKEN
+        self.credential_id = uuid4()
 
-    async def lease_key(self, tenant_id: UUID) -> LeasedKey:
-        return self.key
+    def replace_key(self) -> None:
+        """Give the tenant another key; the one before still opens what it sealed."""
+        self.retired[self.key.data_key_id] = self.key
+        self.key = LeasedKey(uuid4(), envelope.new_key())
+
+    async def lease_key(self, tenant_id: UUID, data_key_id: UUID | None = None) -> LeasedKey:
+        if data_key_id in {None, self.key.data_key_id}:
+            return self.key
+        if data_key_id not in self.retired:
+            raise Unsealable
+        return self.retired[data_key_id]
 
     async def resolve(self, tenant_id: UUID, name: str, version: int) -> Resolved:
         self.asked.set()
         if self.fault is not None:
             raise self.fault
-        return Resolved("bearer", version, {"token": Secret(self.token)})
+        values = {"token": Secret(self.token)}
+        return Resolved(self.credential_id, "bearer", version, values)
+
+    async def refresh(self, tenant_id: UUID, name: str, version: int) -> None:
+        raise AssertionError("a bearer token is not to be had anew")
 
 
 def step(name: str = "read", **spec: Any) -> dict[str, Any]:
@@ -104,6 +122,7 @@ class ExecutionBench:
     client: ProviderClient
     evaluator: Evaluator
     vault: Vault = field(default_factory=Vault)
+    uses: Uses = field(default_factory=Uses)
     principal_id: UUID = field(default_factory=uuid4)
 
     def __post_init__(self) -> None:
@@ -113,7 +132,7 @@ class ExecutionBench:
         self.running = Running(
             self.database,
             self.vault,
-            self.client,
+            Calling(self.vault, self.client, self.uses),
             CATALOG,
             self.recorder,
             self.changes,

@@ -47,14 +47,14 @@ KINDS = {
 class RunningRegistry:
     """The registry service with its keys, the calls it got, and a fault to answer with."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, **said: str) -> None:
         self.calls: Counter[str] = Counter()
         self.fault: TenonError | None = None
         self.port = 0
         self.owner_key = Secret("")
         self.service_key = Secret("")
         self._database = database
-        self._settings = settings()
+        self._settings = settings(**said)
         self._pepper = _random_key()
         self._access = AccessControl(database, self._pepper)
         self._open: AsyncExitStack | None = None

@@ -20,7 +20,8 @@ from services.executor import events, lanes
 from services.executor.draining import Draining
 from services.executor.events import Event
 from services.executor.projection import Projection
-from services.executor.registry import Registry, Snapshot
+from services.executor.registry import Registry
+from services.executor.registry_messages import Snapshot
 from services.executor.store import cursor, projected, tenants
 from services.executor.store import draining as store
 from services.executor.store.draining import ROWS

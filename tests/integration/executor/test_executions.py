@@ -14,6 +14,7 @@ from services.chassis.errors import (
     FailedPrecondition,
     Unavailable,
 )
+from services.executor.calling import Calling
 from services.executor.executions import Executions, RunRequest
 from services.executor.registry import Registry
 from services.executor.running import Running
@@ -395,7 +396,7 @@ async def test_what_the_registry_projects_runs(
     runs.running = Running(
         runs.database,
         registry,
-        runs.client,
+        Calling(registry, runs.client, runs.uses),
         CATALOG,
         runs.recorder,
         runs.changes,

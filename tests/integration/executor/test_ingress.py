@@ -4,10 +4,11 @@ import asyncio
 import gzip
 import hashlib
 import json
+import re
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,26 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
+from services.chassis.channel import open_channel
 from services.chassis.database import Database, Statement
+from services.chassis.envelope import Unsealable
 from services.chassis.evaluator import Evaluator
 from services.chassis.failpoints import Arming, Failpoint
+from services.chassis.invalidation import Invalidation
 from services.chassis.secret import Secret
+from services.executor import events, ingress
 from services.executor import inbound as inbound_module
-from services.executor import ingress
 from services.executor.inbound import Inbound
 from services.executor.projection import Projection
 from services.executor.registry import Registry
+from services.executor.registry_connecting import RegistryConnecting
+from services.executor.store import events as store
+from services.executor.store.events import Kept
+from services.executor.uses import Uses
 from services.providers.catalog import Catalog
 from services.providers.signatures import sign
 from services.sandbox.sender import send_webhook, webhook_headers
+from tests.integration.executor.credential_calls import rotated, tenant_key_replaced
 from tests.integration.executor.running_registry import Document, RunningRegistry, document
 
 Admin = psycopg.AsyncConnection[Any]
@@ -40,9 +49,9 @@ OTHER = Secret("another secret")
 BODY = b'{"action":"opened","issue":{"number":7}}'
 
 
-def secret_document(secret: Secret) -> Document:
+def secret_document(secret: Secret, **spec: object) -> Document:
     values = {"secret": {"plain": b64encode(secret.reveal()).decode()}}
-    return document("Credential", "hook-secret", type="webhook_secret", values=values)
+    return document("Credential", "hook-secret", type="webhook_secret", values=values, **spec)
 
 
 def wanted() -> list[Document]:
@@ -89,6 +98,7 @@ class House:
     registry: Registry
     projection: Projection
     inbound: Inbound
+    uses: Uses
     database: Database
     admin: Admin
     session: aiohttp.ClientSession
@@ -118,6 +128,17 @@ class House:
         ((number,),) = await self.rows(f"SELECT count(*) FROM executor.{table}")
         return int(number)
 
+    async def events(self) -> list[Kept]:
+        """What was kept of every delivery, opened, in the order they came."""
+        ids = await self.rows("SELECT id FROM executor.events ORDER BY id")
+        return [await self.event(event_id) for (event_id,) in ids]
+
+    async def event(self, event_id: UUID) -> Kept:
+        kept = await store.find(self.database, self.tenant_id, event_id)
+        assert kept is not None
+        key = await self.registry.lease_key(self.tenant_id, kept.data_key_id)
+        return events.opened(kept, key)
+
     async def want(self, *documents: Document) -> None:
         await self.service.apply("acme", *documents)
         await self.projection.project(self.tenant_id)
@@ -135,15 +156,17 @@ async def house(
     projection = Projection(executor_database, registry)
     await projection.project(tenant_id)
     evaluator = Evaluator()
-    inbound = Inbound(executor_database, registry, Catalog.load(), evaluator)
+    uses = Uses()
+    inbound = Inbound(executor_database, registry, Catalog.load(), evaluator, uses)
     async with (
         evaluator,
-        ingress.serving(inbound, "127.0.0.1", 0) as port,
+        open_channel(registry_service.target, key=registry_service.service_key) as channel,
+        ingress.serving(inbound, RegistryConnecting(channel), "127.0.0.1", 0) as port,
         aiohttp.ClientSession() as session,
     ):
         yield House(
             f"http://127.0.0.1:{port}", tenant_id, registry_service, registry, projection,
-            inbound, executor_database, admin, session,
+            inbound, uses, executor_database, admin, session,
         )  # fmt: skip
 
 
@@ -165,8 +188,8 @@ async def test_every_example_of_github_is_accepted_and_kept_byte_for_byte(house:
             f"{each['event']}.{action}" if action else each["event"],
             body,
         )
-    kept = await house.rows("SELECT id, type, body FROM executor.events")
-    assert {row[0]: (row[1], bytes(row[2])) for row in kept} == sent
+    types = dict(await house.rows("SELECT id, type FROM executor.events"))
+    assert {kept.id: (types[kept.id], kept.body) for kept in await house.events()} == sent
     assert len(sent) == len(deliveries)
 
 
@@ -257,7 +280,7 @@ async def test_whatever_is_wrong_is_refused_alike_and_leaves_nothing(house: Hous
 
 async def test_a_secret_that_was_rotated_away_is_refused_at_once(house: House) -> None:
     assert (await house.send())[0] == 202
-    await house.want(secret_document(OTHER))
+    await house.want(secret_document(OTHER, rotation={"overlap": "0s"}))
     assert (await house.send())[0] == 404
     assert (await house.send(secret=OTHER))[0] == 202
 
@@ -323,9 +346,7 @@ async def test_what_is_packed_is_verified_and_kept_packed(house: House) -> None:
     headers = {**webhook_headers("issues", packed, SECRET, "d"), "Content-Encoding": "gzip"}
     status, _, _ = await house.post("/v1/acme/hook", packed, headers)
     assert status == 202
-    assert [bytes(row[0]) for row in await house.rows("SELECT body FROM executor.events")] == [
-        packed
-    ]
+    assert [kept.body for kept in await house.events()] == [packed]
 
 
 async def test_only_headers_that_describe_the_delivery_are_kept(house: House) -> None:
@@ -344,13 +365,70 @@ async def test_only_headers_that_describe_the_delivery_are_kept(house: House) ->
     assert b" 202 " in await reader.readline()
     writer.close()
     await writer.wait_closed()
-    ((kept,),) = await house.rows("SELECT headers FROM executor.events")
-    assert kept == {
+    (kept,) = await house.events()
+    assert kept.headers == {
         "content-type": "application/json",
         "user-agent": "caf?",
         "x-github-event": "issues",
         "x-github-delivery": "d-1",
     }
+
+
+async def test_nobody_reads_an_event_in_the_table_and_whoever_has_the_key_does(
+    house: House,
+) -> None:
+    body, agent = b'{"name":"canary-of-a-body"}', {"User-Agent": "canary-of-a-header"}
+    headers = {**webhook_headers("issues", body, SECRET, "d-1"), **agent}
+    assert (await house.post("/v1/acme/hook", body, headers))[0] == 202
+    ((row,),) = await house.rows("SELECT e::text FROM executor.events e")
+    at_rest = row.encode() + bytes.fromhex("".join(re.findall(r"\\\\x([0-9a-f]+)", row)))
+    assert b"canary" not in at_rest
+    (kept,) = await house.events()
+    assert (kept.body, kept.headers["user-agent"]) == (body, "canary-of-a-header")
+
+    other = await house.send(delivery_id="d-2")
+    stranger = await store.find(house.database, house.tenant_id, UUID(other[1]["event"]))
+    assert stranger is not None
+    key = await house.registry.lease_key(house.tenant_id, stranger.data_key_id)
+    with pytest.raises(Unsealable):
+        # It was moved to another row.
+        events.opened(replace(stranger, id=kept.id), key)
+
+
+async def test_events_open_after_their_tenant_has_got_another_key(house: House) -> None:
+    assert (await house.send())[0] == 202
+    await tenant_key_replaced(house.service, "acme")
+    house.registry.forget(Invalidation("tenant", str(house.tenant_id)))
+    assert (await house.send())[0] == 202
+    assert await house.rows("SELECT count(DISTINCT data_key_id) FROM executor.events") == [(2,)]
+    assert [kept.body for kept in await house.events()] == [BODY, BODY]
+
+
+async def test_payloads_in_the_clear_are_kept_as_they_come_and_read_alike(house: House) -> None:
+    house.inbound._seal = False
+    assert (await house.send())[0] == 202
+    ((body, key_id),) = await house.rows("SELECT body, data_key_id FROM executor.events")
+    assert (bytes(body), key_id) == (BODY, None)
+    house.inbound._seal = True
+    assert (await house.send())[0] == 202
+    assert [kept.body for kept in await house.events()] == [BODY, BODY]
+
+
+async def test_while_it_goes_on_the_secret_before_verifies_too(house: House) -> None:
+    await rotated(house.service, "acme", "hook-secret", secret=OTHER)
+    house.registry.forget(Invalidation("credential", f"{house.tenant_id}/hook-secret"))
+    assert (await house.send(secret=OTHER))[0] == 202
+    assert (await house.send(secret=SECRET))[0] == 202
+    assert (await house.send(secret=Secret("neither")))[0] == 404
+
+
+async def test_a_secret_is_used_by_who_signs_with_it_and_by_no_stranger(house: House) -> None:
+    assert (await house.send(secret=OTHER))[0] == 404
+    assert house.uses.drain() == []
+    assert (await house.send())[0] == 202
+    (used,) = house.uses.drain()
+    (use,) = used.uses.values()
+    assert (use.uses, use.errors, use.version) == (1, 0, 1) and use.last_success
 
 
 async def test_a_body_over_the_limit_is_refused_announced_or_not(house: House) -> None:

@@ -13,9 +13,10 @@ import pytest
 from services.chassis.database import Bound, Database
 from services.chassis.errors import Unavailable
 from services.executor import executions, scheduler, steering
+from services.executor.credentials import LeasedKey
 from services.executor.executions import Query
 from services.executor.projection import Projection
-from services.executor.registry import LeasedKey, Registry
+from services.executor.registry import Registry
 from services.executor.scheduler import Scheduler
 from services.executor.steering import Limits
 from services.executor.store import projected
@@ -230,7 +231,7 @@ async def test_a_tenant_that_cannot_start_holds_up_no_other_and_is_tried_again(
     away = tenant_ids[1]
 
     class Half(Vault):
-        async def lease_key(self, tenant_id: UUID) -> LeasedKey:
+        async def lease_key(self, tenant_id: UUID, data_key_id: UUID | None = None) -> LeasedKey:
             if tenant_id == away and self.fault is not None:
                 raise self.fault
             return self.key
