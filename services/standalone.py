@@ -26,6 +26,7 @@ from services.chassis.errors import FailedPrecondition, TenonError, Unavailable
 from services.chassis.secret import Secret
 from services.chassis.telemetry import configure_logging
 from services.deployment import DATABASE, Deployment, create_database
+from services.executor.settings import INGRESS_PORT
 
 log = logging.getLogger(__name__)
 
@@ -71,18 +72,19 @@ def _start(
     family: contextlib.ExitStack, deployment: Deployment, *, with_sandbox: bool
 ) -> tuple[dict[str, "subprocess.Popen[str]"], dict[str, Any]]:
     where: dict[str, Any] = {}
-    extra: dict[str, str] = {}
+    allow = ""
     children: dict[str, subprocess.Popen[str]] = {}
     if with_sandbox:
         port = os.environ.get("TENON_SANDBOX_PORT", str(SANDBOX_PORT))
         arguments = ["--port", port, "--state", str(deployment.state / "sandbox")]
         children["sandbox"], ready = _child(family, "services.sandbox", {}, arguments)
         where |= {"sandbox": ready["url"], "sandbox_token_file": ready["token_file"]}
-        extra["TENON_EXECUTOR_EGRESS_ALLOW"] = f"127.0.0.1/32:{ready['url'].rpartition(':')[2]}"
-    settings = deployment.environment("registry")
+        allow = f"127.0.0.1/32:{ready['url'].rpartition(':')[2]}"
+    settings = deployment.environment("registry") | {"TENON_REGISTRY_EGRESS_ALLOW": allow}
+    settings["TENON_REGISTRY_PUBLIC_URL"] = _public_url()
     children["registry"], ready = _child(family, "services.registry.main", settings)
     where["registry"] = f"127.0.0.1:{ready['grpc']}"
-    settings = deployment.environment("executor") | extra
+    settings = deployment.environment("executor") | {"TENON_EXECUTOR_EGRESS_ALLOW": allow}
     # Several deployments may stand on one machine; who wants metrics says where.
     settings["TENON_EXECUTOR_METRICS_PORT"] = "0"
     settings["TENON_EXECUTOR_REGISTRY"] = where["registry"]
@@ -96,6 +98,12 @@ def _start(
         "ingress": f"http://127.0.0.1:{ready['ingress']}",
     }
     return children, where
+
+
+def _public_url() -> str:
+    """Where browsers of this machine find the ingress; empty where its port is not fixed."""
+    port = os.environ.get("TENON_EXECUTOR_INGRESS_PORT", str(INGRESS_PORT))
+    return f"http://127.0.0.1:{port}" if port != "0" else ""
 
 
 def _child(
