@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import psycopg
 
 from services.chassis.errors import TenonError
+from services.chassis.process import ended
 from services.chassis.secret import Secret
 
 log = logging.getLogger(__name__)
@@ -59,21 +60,10 @@ async def _while_held(
         if work.done():
             await work
     finally:
-        await _ended(work)
-
-
-async def _ended(work: "asyncio.Future[None]") -> None:
-    """Cancel the loop until it has ended; once may be lost, as in `_is_told_to_end`."""
-    while not work.done():
-        work.cancel()
-        await asyncio.wait([work], timeout=RETRY_S)
+        await ended(work)
 
 
 def _is_told_to_end() -> bool:
-    """Whether this task was cancelled, also where it never felt it.
-
-    On Python 3.11 a cancellation that comes together with a connection is lost: psycopg's pool
-    waits by `asyncio.wait_for`, which then answers instead.
-    """
+    """Whether this task was cancelled, also where it never felt it, as `ended` explains."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from services.chassis import failpoints
 from services.chassis.errors import TenonError
@@ -15,6 +15,8 @@ from services.chassis.settings import SettingsError, load
 from services.chassis.telemetry import configure_logging
 
 log = logging.getLogger(__name__)
+
+CANCEL_AGAIN_S: Final = 1.0
 
 
 class Logged(Protocol):
@@ -70,6 +72,17 @@ async def background(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         yield
         for task in tasks:
             task.cancel()
+
+
+async def ended(work: "asyncio.Future[None]") -> None:
+    """Cancel work until it has ended.
+
+    On Python 3.11 a cancellation that comes together with a connection is lost: psycopg's pool
+    waits by `asyncio.wait_for`, which then answers instead.
+    """
+    while not work.done():
+        work.cancel()
+        await asyncio.wait([work], timeout=CANCEL_AGAIN_S)
 
 
 async def ready_until_told(**ports: int) -> None:

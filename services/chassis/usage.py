@@ -18,6 +18,7 @@ from uuid import UUID
 
 from services.chassis.errors import DeadlineExceeded, TenonError, Unavailable
 from services.chassis.interceptors import Call
+from services.chassis.process import ended
 
 log = logging.getLogger(__name__)
 
@@ -155,8 +156,7 @@ async def kept(
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        await ended(task)
         await flush(counting, keep, LAST_FLUSH_S)
 
 

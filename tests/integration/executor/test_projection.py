@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,6 +12,7 @@ import pytest
 from services.chassis import errors
 from services.chassis.database import Database
 from services.chassis.failpoints import Arming, Failpoint, FailpointError
+from services.chassis.process import ended
 from services.executor import projection as projection_module
 from services.executor.projection import Projection
 from services.executor.registry import Registry
@@ -41,9 +42,7 @@ async def following(projection: Projection) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await ended(task)
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
