@@ -4,6 +4,7 @@ A scheme of `_SCHEMES` says what is signed, with which key, and how the signatur
 Sources: GitHub "Validating webhook deliveries"; Standard Webhooks 1.0.0, "Signature scheme".
 """
 
+import contextlib
 import hashlib
 import hmac
 import re
@@ -66,8 +67,8 @@ def verify(
         raise SignatureRefused("the endpoint has no secret")
     signed = _SCHEMES[scheme].read(headers, body, now)
     matches = [
-        hmac.compare_digest(_digest(_SCHEMES[scheme].key(secret), signed.message), given)
-        for secret in secrets
+        hmac.compare_digest(_digest(key, signed.message), given)
+        for key in _keys(_SCHEMES[scheme], secrets)
         for given in signed.signatures
     ]
     if not any(matches):
@@ -86,6 +87,16 @@ def sign(
     Raises SignatureRefused for a secret or an id the scheme cannot take.
     """
     return _SCHEMES[scheme].write(_SCHEMES[scheme].key(secret), body, now, id)
+
+
+def _keys(scheme: _Scheme, secrets: Sequence[Secret]) -> list[bytes]:
+    """The keys, the newest first. An older one that the scheme cannot take matches nothing: it must
+    not keep out what the newest has signed."""
+    keys = [scheme.key(secrets[0])]
+    for older in secrets[1:]:
+        with contextlib.suppress(SignatureRefused):
+            keys.append(scheme.key(older))
+    return keys
 
 
 def _digest(key: bytes, message: bytes) -> bytes:

@@ -185,3 +185,11 @@ def test_a_refusal_says_the_same_to_every_sender() -> None:
     refusals = [refusal({}, [GITHUB_SECRET]), refusal(wrong, [GITHUB_SECRET]), refusal(wrong, [])]
     assert len({str(each) for each in refusals}) == 1
     assert len({each.detail for each in refusals}) == 3
+
+
+def test_an_older_secret_that_cannot_be_read_keeps_nobody_out() -> None:
+    older = Secret("whsec_!")
+    signed = sign("standard_webhooks", STANDARD_SECRET, b"{}", NOW, "msg_1")
+    verify("standard_webhooks", [STANDARD_SECRET, older], signed, b"{}", NOW)
+    with pytest.raises(SignatureRefused):
+        verify("standard_webhooks", [older, STANDARD_SECRET], signed, b"{}", NOW)
