@@ -10,7 +10,7 @@ import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 from urllib.parse import parse_qsl, quote_plus, urlencode
 
 from services.chassis import strict_json
@@ -25,6 +25,7 @@ JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 LONGEST_LIFE_S: Final = 400 * 86_400.0
 _SETTING: Final = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _ERROR: Final = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]{1,100}")
+_HALF: Final = re.compile(r"[\ud800-\udfff]")
 _FORM: Final = {
     "accept": "application/json",
     "content-type": "application/x-www-form-urlencoded",
@@ -196,12 +197,12 @@ def tokens_of(app: App, answer: Response) -> Tokens:
         raise TokensRefused(error if _ERROR.fullmatch(error) else "an error without a name")
     if answer.status >= 400:
         raise _refusal(answer.status)
-    access_token = words.get("access_token")
-    if not isinstance(access_token, str) or not access_token:
+    access_token = _secret(words.get("access_token"))
+    if access_token is None:
         raise AnswerUnclear(f"the answer with status {answer.status} has no access token")
     scope = words.get("scope")
     return Tokens(
-        access_token=remember(Secret(access_token)),
+        access_token=access_token,
         refresh_token=_secret(words.get("refresh_token")),
         id_token=_secret(words.get("id_token")),
         expires_in_s=_duration(words.get("expires_in")),
@@ -209,13 +210,13 @@ def tokens_of(app: App, answer: Response) -> Tokens:
             words.get("refresh_token_expires_in") or words.get("refresh_expires_in")
         ),
         scopes=tuple(re.split(r"[ ,]+", scope.strip()))
-        if isinstance(scope, str) and scope.strip()
+        if _is_text(scope) and scope.strip()
         else None,
         account=_text(_at(words, app.spec.account)) if app.spec.account else "",
         metadata={
             name: found
             for name, path in app.spec.metadata.items()
-            if isinstance(found := _at(words, path), str | int | float | bool)
+            if _is_text(found := _at(words, path)) or isinstance(found, int | float)
         },
     )
 
@@ -246,20 +247,27 @@ def _at(words: Mapping[str, Any], path: str) -> Any:
     return found
 
 
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Whether it is a text that can be written: JSON can spell halves of characters, too."""
+    return isinstance(value, str) and not _HALF.search(value)
+
+
 def _text(value: Any) -> str:
-    return str(value)[:255] if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return str(value)[:255] if is_number or _is_text(value) else ""
 
 
 def _secret(value: Any) -> Secret | None:
-    return remember(Secret(value)) if isinstance(value, str) and value else None
+    return remember(Secret(value)) if value and _is_text(value) else None
 
 
 def _duration(value: Any) -> float | None:
     """Seconds; some providers write them as a text."""
-    try:
-        seconds = float(value) if isinstance(value, str | int | float) else None
-    except ValueError:
-        seconds = None
-    if seconds is None or not 0 <= seconds < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
-    return min(seconds, LONGEST_LIFE_S)
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        # Nothing that can be waited for: the tokens are good all the same.
+        return None
+    return min(seconds, LONGEST_LIFE_S) if 0 <= seconds < float("inf") else None
