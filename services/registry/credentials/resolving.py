@@ -69,8 +69,9 @@ class Resolving:
         self._refreshing = refreshing
         self._tampering = tampering
         self._known: Cache[tuple[UUID, str], Resolved] = Cache(KEEPING)
-        # The newest version that was opened here: an older one is not the current one again.
-        self._newest: OrderedDict[UUID, int] = OrderedDict()
+        # The newest version that was opened here, with its credential's id: an older one is not the
+        # current one again.
+        self._newest: OrderedDict[tuple[UUID, str], tuple[UUID, int]] = OrderedDict()
 
     async def resolve(self, tenant_id: UUID, name: str) -> Resolved:
         """The current values of a credential. Raises NotFound, Unresolvable or Unavailable."""
@@ -102,7 +103,6 @@ class Resolving:
             row, older = await self._refreshed(tenant_id, name, row, older)
         _check(row, name)
         async with self._tampering.telling(tenant_id, "Credential", name, row.credential_id):
-            self._check_not_rolled_back(row)
             found = self._opened(row, older)
         self._remember(row)
         return found, min(found.left_s, KEEPING.fresh_s)
@@ -114,49 +114,59 @@ class Resolving:
         try:
             await self._refreshing.newer(tenant_id, name, row.version)
         except TenonError:
-            if row.version == 0 or float(row.left_s) <= 0:
+            if not row.has_token or _is_over(row):
                 raise
             return row, older
         return await self._read(tenant_id, name)
 
     async def _read(self, tenant_id: UUID, name: str) -> tuple[Any, Sequence[Any]]:
         asked = {"tenant_id": tenant_id, "name": name}
+        # Taken before it is read: what another call opens meanwhile is no proof against this one.
+        known = self._newest.get((tenant_id, name))
         rows, older = await self._database.read_all(
             tenant_id, [Bound(store.RESOLVE, asked), Bound(store.OVERLAPPING, asked)]
         )
         if not rows:
             raise NotFound(f"there is no credential {name}")
+        async with self._tampering.telling(tenant_id, "Credential", name, rows[0].credential_id):
+            _check_not_rolled_back(rows[0], known)
         return rows[0], older
 
-    def _check_not_rolled_back(self, row: Any) -> None:
-        """Raise Unsealable where an older version stands as the current one again."""
-        if row.version < max(row.newest, self._newest.get(row.credential_id, 0)):
-            raise Unsealable
-
     def _remember(self, row: Any) -> None:
-        newest = max(row.version, self._newest.get(row.credential_id, 0))
-        self._newest[row.credential_id] = newest
-        self._newest.move_to_end(row.credential_id)
+        place = (row.tenant_id, row.name)
+        self._newest[place] = (row.credential_id, row.version)
+        self._newest.move_to_end(place)
         while len(self._newest) > MOST_REMEMBERED:
             self._newest.popitem(last=False)
 
     def _opened(self, row: Any, older: Sequence[Any]) -> Resolved:
-        values = self._sealing.opened(row)
-        if row.type == OAUTH2:
-            # What refreshes it, and who its owner is, is nothing to the executor.
-            values = {TOKEN: values[ACCESS_TOKEN]}
         ends = [row.left_s, row.ends_in_s, *(each.left_s for each in older)]
         left_s = min([RESOLVE_TTL_S, *(_usable_s(float(end)) for end in ends if end is not None)])
         return Resolved(
             row.credential_id,
             row.type,
             row.version,
-            values,
+            self._told(row.type, row),
             max(left_s, 0.0),
-            [(each.version, self._sealing.opened(each)) for each in older],
+            [(each.version, self._told(row.type, each)) for each in older],
             row.allowed_endpoints,
             row.allowed_ranges,
         )
+
+    def _told(self, credential_type: str, row: Any) -> Mapping[str, Secret]:
+        """The values of a version that are the executor's business."""
+        values = self._sealing.opened(row)
+        if credential_type != OAUTH2:
+            return values
+        # What refreshes it, and who its owner is, is nothing to the executor.
+        return {TOKEN: values[ACCESS_TOKEN]} if ACCESS_TOKEN in values else {}
+
+
+def _check_not_rolled_back(row: Any, known: tuple[UUID, int] | None) -> None:
+    """Raise Unsealable where an older version stands as the current one again."""
+    seen = known[1] if known is not None and known[0] == row.credential_id else 0
+    if row.version < max(row.newest, seen):
+        raise Unsealable
 
 
 def _usable_s(left_s: float) -> float:
@@ -170,7 +180,11 @@ def _ends_soon(row: Any) -> bool:
         return False
     if row.version == 0:
         return row.grant in {"client_credentials", "jwt_bearer"}
-    return row.left_s is not None and float(row.left_s) < SOON_S
+    return not row.has_token or (row.left_s is not None and float(row.left_s) < SOON_S)
+
+
+def _is_over(row: Any) -> bool:
+    return row.left_s is not None and float(row.left_s) <= 0
 
 
 def _check(row: Any, name: str) -> None:
@@ -181,8 +195,8 @@ def _check(row: Any, name: str) -> None:
         )
     if row.status == "revoked":
         raise Unresolvable(f"credential {name} was revoked", reason="CREDENTIAL_REVOKED")
-    has_ended = row.left_s is not None and float(row.left_s) <= 0
-    if row.status == "reconnect" and (has_ended or row.version == 0):
+    has_token = row.type != OAUTH2 or row.has_token
+    if row.status == "reconnect" and (_is_over(row) or not has_token):
         raise Unresolvable(
             f"the account of credential {name} must be connected again",
             reason="CREDENTIAL_RECONNECT",
@@ -193,5 +207,5 @@ def _check(row: Any, name: str) -> None:
         )
     if row.shredded_at is not None:
         raise Unresolvable(f"credential {name} was destroyed", reason="CREDENTIAL_SHREDDED")
-    if row.has_ended or has_ended:
+    if row.has_ended or _is_over(row):
         raise Unresolvable(f"credential {name} has expired", reason="CREDENTIAL_EXPIRED")

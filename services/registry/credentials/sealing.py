@@ -120,8 +120,10 @@ class Sealing:
     def opened(self, row: Any) -> dict[str, Secret]:
         """The values of a version's row, which has its data key's columns too.
 
-        Raises Unsealable where it was moved or changed.
+        Raises Unsealable where it was moved, changed or taken away.
         """
+        if row.sealed is None:
+            raise envelope.Unsealable
         place = key_place(row.tenant_id, row.version_id, row.version)
         key = envelope.unwrap(self.tenant_key(row).key, place, bytes(row.wrapped_key))
         bound = value_place(row.tenant_id, row.credential_id, row.version_id, row.key_id)

@@ -7,6 +7,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from services.chassis.database import Statement
 from services.registry import tables as t
+from services.registry.store.credentials import STANDING
 
 _N, _C, _S = t.connections.c, t.credentials.c, t.credential_status.c
 _I, _V = t.integrations.c, t.venues.c
@@ -17,7 +18,7 @@ _SHOWN = select(
     _I.name.label("ref_integration"),
     _C.name.label("ref_credential"),
     func.coalesce(_V.name, "").label("ref_venue"),
-    _S.status,
+    STANDING,
     _S.reason,
     _S.intent_version,
     (_S.lease_until < func.clock_timestamp()).label("lease_is_over"),

@@ -10,11 +10,15 @@ from sqlalchemy import (
     Text,
     Uuid,
     and_,
+    any_,
     bindparam,
     case,
     cast,
+    false,
     func,
     insert,
+    literal,
+    not_,
     null,
     or_,
     select,
@@ -40,6 +44,13 @@ _OF_CURRENT = and_(
     _V.tenant_id == _C.tenant_id, _V.credential_id == _C.credential_id, _V.version == _C.version
 )
 _OF_KEY = and_(_K.tenant_id == _V.tenant_id, _K.data_key_id == _V.data_key_id)
+_IS_HEARD_OF = or_(*(_S.status == word for word in ("unknown", "valid", "invalid")))
+"""How it stands is what its use tells."""
+# What has ended by what was declared says so, whatever was heard of it before.
+STANDING: Final = case(
+    (and_(_IS_HEARD_OF, _C.expires_at <= _NOW), "expired"),
+    else_=_S.status,
+).label("status")
 _APP = t.credentials.alias("app")
 _APPS = and_(_APP.c.tenant_id == _C.tenant_id, _APP.c.credential_id == _C.app_id)
 _VENUES = and_(t.venues.c.tenant_id == _C.tenant_id, t.venues.c.venue_id == _C.venue_id)
@@ -55,6 +66,7 @@ ADD_VERSION: Final = Statement(
 )
 _SEALED = (_V.version_id, _V.key_id, _V.wrapped_key, _V.sealed)
 _KEY = (_K.data_key_id, _K.key_version, _K.wrapped)
+_HAS_TOKEN = _V.fingerprints.has_key("access_token")
 _NEWEST = (
     select(func.max(_V.version))
     .where(_V.tenant_id == _C.tenant_id, _V.credential_id == _C.credential_id)
@@ -68,6 +80,8 @@ RESOLVE: Final = Statement(
         *_SEALED,
         *_KEY,
         func.coalesce(_NEWEST, 0).label("newest"),
+        # Of tokens that were brought along the access token may be missing.
+        func.coalesce(_HAS_TOKEN, _C.version > 0).label("has_token"),
         func.coalesce(_S.status, "unknown").label("status"),
         _LEFT_S.label("left_s"),
         (_C.expires_at < _NOW).label("has_ended"),
@@ -101,7 +115,8 @@ _SHOWN = (
     *(c for c in _C if c.name not in {"app_id", "venue_id"}),
     func.coalesce(_APP.c.name, "").label("ref_app"),
     func.coalesce(t.venues.c.name, "").label("ref_venue"),
-    *(c for c in _S if c.name not in {"tenant_id", "credential_id"}),
+    *(c for c in _S if c.name not in {"tenant_id", "credential_id", "status"}),
+    STANDING,
     func.coalesce(_V.created_at, _C.created_at).label("rotated_at"),
     _V.fingerprints,
     _V.scopes.label("granted_scopes"),
@@ -248,6 +263,32 @@ _GETS_TOKENS = and_(
     or_(_C.version > 0, _C.grant == "client_credentials", _C.grant == "jwt_bearer"),
 )
 LEAD = bindparam("lead", type_=Interval)
+_CURRENT_HAS_TOKEN = (
+    select(_HAS_TOKEN).where(_OF_CURRENT).correlate(t.credentials).scalar_subquery()
+)
+_ROTATE_AT = case(
+    (_S.status != "revoked", func.coalesce(_CURRENT_BEGIN, _NOW) + _ROTATION), else_=null()
+)
+_WARN_AT = case(
+    (
+        _S.status != "revoked",
+        func.least(_C.expires_at, _CURRENT_END) - bindparam("warning", type_=Interval),
+    ),
+    else_=null(),
+)
+
+
+def _unless_told(moment: Any, what: str) -> Any:
+    """A moment at which something is told, once: null where it has come and that is told."""
+    is_told = literal(what, Text) == any_(_S.noticed)
+    return case((and_(moment <= _NOW, is_told), null()), else_=moment)
+
+
+def _told_still(noticed: Any, moment: Any, what: str) -> Any:
+    """What was told, without what is not so any more."""
+    return case((moment <= _NOW, noticed), else_=func.array_remove(noticed, what))
+
+
 # When the leader looks at it again, from what is wanted of it and what its current version says.
 # Tokens are refreshed ahead of their end: by the lead, or a fifth of their life if that is shorter.
 PLAN: Final = Statement(
@@ -258,17 +299,17 @@ PLAN: Final = Statement(
             (
                 _GETS_TOKENS,
                 case(
-                    (_C.version == 0, _NOW),
+                    (not_(func.coalesce(_CURRENT_HAS_TOKEN, false())), _NOW),
                     else_=_CURRENT_EXPIRY - func.least(LEAD, _TOKEN_LIFE.op("/")(5)),
                 ),
             ),
             else_=null(),
         ),
-        rotate_at=case(
-            (_S.status != "revoked", func.coalesce(_CURRENT_BEGIN, _NOW) + _ROTATION),
-            else_=null(),
+        rotate_at=_unless_told(_ROTATE_AT, "rotation_due"),
+        warn_at=_unless_told(_WARN_AT, "expiring"),
+        noticed=_told_still(
+            _told_still(_S.noticed, _ROTATE_AT, "rotation_due"), _WARN_AT, "expiring"
         ),
-        warn_at=func.least(_C.expires_at, _CURRENT_END) - bindparam("warning", type_=Interval),
     )
 )
 
@@ -353,8 +394,7 @@ def _note_use() -> Statement:
         .where(_C.tenant_id == _S.tenant_id, _C.credential_id == _S.credential_id)
         .scalar_subquery()
     )
-    open_to = or_(*(_S.status == word for word in ("unknown", "valid", "invalid")))
-    told = and_(open_to, item.c.seen_versions == current)
+    told = and_(_IS_HEARD_OF, item.c.seen_versions == current)
     let_in: ColumnElement[bool] = item.c.succeeded > func.coalesce(
         item.c.refused, cast("-infinity", moment)
     )

@@ -182,6 +182,8 @@ def _tokens(spec: Mapping[str, Any], known: Known, catalog: Catalog) -> Found:
         yield "spec.app", "must be a Credential of type oauth2_client or jwt_key"
     elif grant not in APPS[app.spec()["type"]]:
         yield "spec.grant", f"an app of type {app.spec()['type']} comes by no tokens this way"
+    if spec["provider"] not in {"", app.spec()["provider"]}:
+        yield "spec.app", "is an app of another provider"
     manifest = _manifest(app.spec()["provider"], catalog)
     if manifest and manifest.oauth2 and grant not in manifest.oauth2.grants:
         offered = ", ".join(manifest.oauth2.grants)
