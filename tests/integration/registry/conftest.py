@@ -22,6 +22,7 @@ from services.registry.feed import Feed
 from services.registry.settings import Settings
 from services.registry.store.tenants import Tenants
 from tests.integration.registry.callers import Caller, Registry
+from tests.integration.registry.documents import acme
 from tests.wiring import settings, wired
 
 Calls = Callable[..., Awaitable[Caller]]
@@ -89,6 +90,14 @@ async def calling(registry: Registry) -> AsyncIterator[Calls]:
 async def owner(calling: Calls) -> Caller:
     """Whoever may do everything, everywhere."""
     return await calling("SUPER_ADMIN")
+
+
+@pytest.fixture
+async def executor(owner: Caller, calling: Calls) -> Caller:
+    """The executor's channel, in a deployment with two tenants."""
+    for slug in ("acme", "globex"):
+        await owner.apply(slug, acme(slug))
+    return await calling("EXECUTOR", kind="service")
 
 
 @pytest.fixture

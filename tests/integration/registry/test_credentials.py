@@ -1,36 +1,25 @@
 """Credentials: sealed at rest, opened for the executor alone."""
 
-import logging
+from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 from tenon.registry.v1 import credential_service_pb2 as pb2
+from tenon.registry.v1 import wanted_pb2
 
 from services.chassis import errors
+from services.providers.auth import CREDENTIAL_TYPES
 from services.registry.keys.holding import WrongKeyError
 from services.registry.main import open_vault
 from tests.integration.registry import documents
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.conftest import Calls
-from tests.integration.registry.documents import acme
+from tests.integration.registry.credential_calls import resolve, rotate, secret, version_of
 from tests.wiring import settings
 
 Rows = psycopg.AsyncConnection[tuple[object, ...]]
-
-
-@pytest.fixture
-async def executor(owner: Caller, calling: Calls) -> Caller:
-    for slug in ("acme", "globex"):
-        await owner.apply(slug, acme(slug))
-    return await calling("EXECUTOR", kind="service")
-
-
-async def resolve(
-    executor: Caller, name: str = "token", tenant: str = "acme"
-) -> pb2.ResolveCredentialResponse:
-    request = pb2.ResolveCredentialRequest(name=f"tenants/{tenant}/credentials/{name}")
-    return await executor.credentials.ResolveCredential(request, timeout=5)
 
 
 async def test_the_executor_gets_the_values_back(executor: Caller, registry: Registry) -> None:
@@ -51,6 +40,126 @@ async def test_binary_values_survive(executor: Caller, owner: Caller) -> None:
     value = bytes(range(256))
     await owner.apply("acme", [documents.credential("raw", token=value)])
     assert dict((await resolve(executor, "raw")).values) == {"token": value}
+
+
+HTTP: dict[str, Any] = {
+    "provider": "http",
+    "config": {"token_url": "https://login.example.com/token"},
+}
+# What each type is declared with, and what the executor gets of that.
+TYPES: dict[str, tuple[dict[str, Any], dict[str, bytes] | None]] = {
+    "api_key": ({"values": {"key": b"k", "secret": b"s"}}, {"key": b"k", "secret": b"s"}),
+    "bearer": ({"values": {"token": b"t"}}, {"token": b"t"}),
+    "basic": ({"values": {"username": b"u", "password": b""}}, {"username": b"u", "password": b""}),
+    "webhook_secret": ({"values": {"secret": b"s"}}, {"secret": b"s"}),
+    "oauth2": (
+        {
+            "app": "one-oauth2-client",
+            "values": {"access_token": b"a", "refresh_token": b"r", "id_token": b"i"},
+        },
+        {"token": b"a"},
+    ),
+    "client_certificate": (
+        {"values": {"certificate": b"c", "private_key": b"p"}},
+        {"certificate": b"c", "private_key": b"p"},
+    ),
+    "oauth2_client": ({**HTTP, "values": {"client_id": b"i", "client_secret": b"s"}}, None),
+    "jwt_key": ({**HTTP, "values": {"private_key": b"p", "issuer": b"i", "key_id": b"k"}}, None),
+}
+
+
+async def test_every_type_is_kept_and_all_but_apps_are_resolved(
+    owner: Caller, executor: Caller
+) -> None:
+    assert set(TYPES) == set(CREDENTIAL_TYPES)
+    spoken = {kind: f"one-{kind.replace('_', '-')}" for kind in TYPES}
+    await owner.apply(
+        "acme", [secret(spoken[kind], kind, **said) for kind, (said, _) in TYPES.items()]
+    )
+    for kind, (_, expected) in TYPES.items():
+        if expected is None:
+            with refused(errors.FailedPrecondition, "CREDENTIAL_OF_APP"):
+                await resolve(executor, spoken[kind])
+        else:
+            answer = await resolve(executor, spoken[kind])
+            assert (answer.type, dict(answer.values)) == (kind, expected)
+
+
+async def test_where_it_may_be_used_goes_with_it(owner: Caller, executor: Caller) -> None:
+    places = {
+        "allowed_endpoints": ["https://api.github.com/repos/*"],
+        "allowed_ranges": ["198.51.100.0/24", "2001:db8::/32"],
+    }
+    await owner.apply("acme", [secret("limited", values={"token": b"x"}, **places)])
+    answer = await resolve(executor, "limited")
+    assert {name: list(getattr(answer, name)) for name in places} == places
+
+
+async def test_what_it_belongs_to_must_be_there(owner: Caller, executor: Caller) -> None:
+    with refused(errors.InvalidArgument, "INVALID_CONFIG") as held:
+        await owner.apply(
+            "acme",
+            [
+                documents.resource("venue", "harbour", display_name="Harbour"),
+                secret("here", values={"token": b"x"}, venue="harbour"),
+                secret("nowhere", values={"token": b"x"}, venue="harbor"),
+                secret("tokens", "oauth2", app="ap"),
+                documents.resource(
+                    "connection", "c", integration="gitub", credential="tokn", venue="harbr"
+                ),
+            ],
+        )
+    told = {one.field: one.description for one in held[0].violations}
+    assert told.keys() == {
+        "Credential/nowhere#spec.venue",
+        "Credential/tokens#spec.app",
+        "Connection/c#spec.integration",
+        "Connection/c#spec.credential",
+        "Connection/c#spec.venue",
+    }
+    assert "did you mean harbour?" in told["Credential/nowhere#spec.venue"]
+
+
+async def test_an_account_connected_twice_is_refused_and_two_may_change_places(
+    owner: Caller, executor: Caller
+) -> None:
+    def connection(name: str, account: str) -> wanted_pb2.Resource:
+        return documents.resource(
+            "connection", name, integration="shop", credential="key", external_account_id=account
+        )
+
+    base = [
+        secret("app", "oauth2_client", **HTTP, values={"client_id": b"i"}),
+        secret("key", values={"token": b"x"}),
+        documents.integration(
+            "shop", provider="http", app="app", credential="key", base_url="https://x.example"
+        ),
+    ]
+    await owner.apply("acme", [*base, connection("a", "1"), connection("b", "2")])
+    with refused(errors.InvalidArgument) as held:
+        await owner.apply("acme", [connection("c", "1")])
+    assert [one.field for one in held[0].violations] == ["Connection/c#spec.external_account_id"]
+    done = await owner.apply("acme", [connection("a", "2"), connection("b", "1")])
+    assert len(done.plan.changes) == 2
+
+
+async def test_of_tokens_that_were_brought_along_the_executor_gets_the_access_token_alone(
+    owner: Caller, executor: Caller
+) -> None:
+    app = secret("app", "oauth2_client", **HTTP, values={"client_id": b"i"})
+    both = {"access_token": b"one", "refresh_token": b"r1", "id_token": b"i1"}
+    await owner.apply("acme", [app, secret("tokens", "oauth2", app="app", values=both)])
+    await rotate(
+        owner, "tokens", values={**both, "access_token": b"two"}, overlap=timedelta(hours=1)
+    )
+    answer = await resolve(executor, "tokens")
+    assert dict(answer.values) == {"token": b"two"}
+    assert [dict(one.values) for one in answer.previous] == [{"token": b"one"}]
+    # Without one, it is asked for; this app's provider cannot be reached.
+    alone = secret("alone", "oauth2", app="app", values={"refresh_token": b"r1"})
+    await owner.apply("acme", [alone])
+    with refused(errors.Unavailable, "REFRESH_FAILING"):
+        await resolve(executor, "alone")
 
 
 async def test_no_table_holds_a_value_in_any_spelling(executor: Caller, rows: Rows) -> None:
@@ -82,12 +191,10 @@ async def test_a_changed_value_is_a_new_version_and_an_unchanged_one_is_not(
     assert len((await owner.apply("acme", [same])).plan.changes) == 1
     assert (await resolve(executor)).version == 1
     await owner.apply("acme", [documents.credential("token", token=b"rotated")])
-    answer = await resolve(executor)
-    assert (answer.version, dict(answer.values)) == (2, {"token": b"rotated"})
+    assert dict((await version_of(executor, 2)).values) == {"token": b"rotated"}
     assert (await owner.snapshot("acme"))["credential", "token"].version == 2
     await owner.apply("acme", [documents.credential("token", token=documents.TOKEN)])
-    answer = await resolve(executor)
-    assert (answer.version, dict(answer.values)) == (3, {"token": documents.TOKEN})
+    assert dict((await version_of(executor, 3)).values) == {"token": documents.TOKEN}
     kept = await (
         await rows.execute("SELECT count(*) FROM registry.credential_versions WHERE version > 1")
     ).fetchone()
@@ -110,42 +217,6 @@ async def test_people_see_fingerprints_only(
     assert len(token.fingerprints["token"]) == 12
     assert token.rotate_time.ToDatetime() > token.create_time.ToDatetime()
     assert "rotated" not in str(answer)
-
-
-MOVES = {
-    "value to another credential": "UPDATE registry.credential_versions v SET sealed = o.sealed"
-    " FROM registry.credential_versions o WHERE v.tenant_id = o.tenant_id AND v.credential_id <> o.credential_id",
-    "value and key to another credential": "UPDATE registry.credential_versions v SET sealed = o.sealed,"
-    " wrapped_key = o.wrapped_key FROM registry.credential_versions o"
-    " WHERE v.tenant_id = o.tenant_id AND v.credential_id <> o.credential_id",
-    "whole version to another credential": "ALTER TABLE registry.credential_versions"
-    " DROP CONSTRAINT credential_versions_version_id_key;"
-    " UPDATE registry.credential_versions v SET sealed = o.sealed, wrapped_key = o.wrapped_key,"
-    " version_id = o.version_id FROM registry.credential_versions o"
-    " WHERE v.tenant_id = o.tenant_id AND v.credential_id <> o.credential_id",
-    "row to another tenant": "UPDATE registry.credential_versions v SET sealed = o.sealed,"
-    " wrapped_key = o.wrapped_key FROM registry.credential_versions o, registry.credentials a, registry.credentials b"
-    " WHERE v.tenant_id <> o.tenant_id AND a.credential_id = v.credential_id"
-    " AND b.credential_id = o.credential_id AND a.name = b.name",
-    "tenant key to another tenant": "UPDATE registry.data_keys v SET wrapped = o.wrapped"
-    " FROM registry.data_keys o WHERE v.tenant_id <> o.tenant_id",
-    "one bit": "UPDATE registry.credential_versions SET sealed = set_bit(sealed, 500, 1 - get_bit(sealed, 500))",
-}
-
-
-@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
-async def test_what_was_moved_or_changed_does_not_open(
-    executor: Caller, rows: Rows, move: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    for statement in move.split(";"):
-        touched = (await rows.execute(statement)).rowcount
-    assert touched > 0
-    for name in ("token", "hook"):
-        with refused(errors.Internal, "INTERNAL") as held:
-            await resolve(executor, name)
-        assert held[0].message.startswith("internal error; quote request")
-    assert documents.CANARY not in caplog.text
 
 
 async def test_each_tenant_has_a_key_of_its_own(executor: Caller) -> None:
