@@ -25,11 +25,19 @@ from services.chassis.channel import open_sync_channel
 from services.chassis.secret import Secret
 from services.embedded import Embedded
 from tests.accounts import descendants
+from tests.e2e import canary_calls
 from tests.family import Family, family_on, until
 
 SCHEMAS: Final = ("registry", "executor")
 LAST: Final = "SELECT state, failure_reason FROM executor.executions WHERE trigger_id = %s::uuid AND ended_at IS NOT NULL"
 CALL_S: Final = 20.0
+OF_YAML: Final = {"github-token", "github-webhook", "notify-key", "from-file"}
+BEARER: Final = """
+apiVersion: tenon/v1
+kind: Credential
+metadata: {{name: {name}, tenant: acme}}
+spec: {{type: bearer, values: {{token: {{{form}: {text}}}}}}}
+"""
 
 
 def canary(name: str) -> str:
@@ -80,8 +88,12 @@ class Stage:
         done = self.family.tenon(*arguments, environment=environment)
         assert done.returncode == expect, done.stdout + done.stderr
         said = (done.stdout + done.stderr).encode()
-        self.said[f"{len(self.said)}: tenon {' '.join(map(str, arguments))}"] = said
+        self.keep(f"tenon {' '.join(map(str, arguments))}", said)
         return done.stdout
+
+    def keep(self, what: str, said: bytes) -> None:
+        """Keep what was said."""
+        self.said[f"{len(self.said)}: {what}"] = said
 
     def run(self, expect: tuple[str, str]) -> None:
         """A webhook, and how the connector it starts ends."""
@@ -95,7 +107,7 @@ class Stage:
         ).encode()
         status, answer = self.family.webhook(body)
         assert status == 202
-        self.said[f"{len(self.said)}: webhook"] = json.dumps(answer).encode()
+        self.keep("webhook", json.dumps(answer).encode())
         assert until(lambda: self.family.rows(LAST, answer["event"])) == [expect]
 
     def look(self) -> None:
@@ -116,7 +128,7 @@ class Stage:
             credentials = credential_service_pb2_grpc.CredentialServiceStub(channel)
             listing = credential_service_pb2.ListCredentialsRequest(parent="tenants/acme")
             listed = credentials.ListCredentials(listing, timeout=CALL_S)
-            assert len(listed.credentials) == 3
+            assert {one.name.rpartition("/")[2] for one in listed.credentials} >= OF_YAML
             self.said["credentials"] = listed.SerializeToString()
 
 
@@ -124,14 +136,17 @@ class Stage:
 def stage(postgres: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Everything that can be done with a secret has been done."""
     with family_on(postgres, tmp_path_factory.mktemp("family")) as family:
-        values = {name: canary(name) for name in ("token", "stale", "webhook", "notify", "plain")}
+        names = ("token", "stale", "webhook", "notify", "plain", *canary_calls.CANARIES)
+        values = {name: canary(name) for name in names}
         family.webhook_secret, family.notify_key = (
             Secret(values["webhook"]),
             Secret(values["notify"]),
         )
         _keep_token(family, values["token"])
-        for service in ("sandbox", "registry", "executor"):
-            family.start(service)
+        family.start("sandbox")
+        settings = canary_calls.settings_for(family)
+        family.start("registry", canary_calls.FAILPOINTS, **settings)
+        family.start("executor")
         values |= _keys(family)
         stage = Stage(family, Canaries(values))
         _live(stage, tmp_path_factory.mktemp("elsewhere"))
@@ -151,14 +166,30 @@ def _keys(family: Family) -> dict[str, str]:
     return {path.name: path.read_text().strip() for path in files}
 
 
+def _key_versions(family: Family) -> dict[str, str]:
+    """The versions of the key-encryption key, by their lines."""
+    lines = (family.deployment.state / "keys" / "key_encryption_key").read_text().split()
+    assert len(lines) == 2
+    return {f"key version {line.partition(':')[0]}": line.partition(":")[2] for line in lines}
+
+
 def _live(stage: Stage, elsewhere: Path) -> None:
     """The life of the secrets: refused, planned, applied, wrong, rotated, used, thrown in an error."""
     family, values = stage.family, stage.canaries.values
     folder, stale = family.example(), {"ACME_GITHUB_TOKEN": values["stale"]}
+    (elsewhere / "secret").write_text(values["file"])
+    file = BEARER.format(name="from-file", form="file", text=elsewhere / "secret")
+    (folder / "file.yaml").write_text(file)
     _refused(stage, elsewhere)
     for output in ("table", "json"):
         stage.tenon("plan", folder, "--output", output, expect=2, environment=stale)
     stage.tenon("apply", "--wait", folder, environment=stale)
+    with canary_calls.calls_to(family, values, stage.keep) as calls:
+        canary_calls.live_by_calls(calls)
+        sealed = calls.seal("from-git", "in git")
+    text = BEARER.format(name="from-git", form="sealed", text=sealed)
+    (folder / "sealed.yaml").write_text(text)
+    values |= _key_versions(family)
     _hand_out_keys(stage, elsewhere)
     stage.run(("failed", "AUTH"))
     stage.look()
@@ -171,6 +202,7 @@ def _live(stage: Stage, elsewhere: Path) -> None:
     stage.run(("failed", "OUTCOME_UNKNOWN"))
     stage.tenon("plan", folder, expect=0)
     stage.look()
+    assert b"from-git" in stage.said["credentials"]
 
 
 def _hand_out_keys(stage: Stage, elsewhere: Path) -> None:
@@ -240,7 +272,8 @@ def test_what_commands_say(stage: Stage) -> None:
 def test_logs_of_all_processes(stage: Stage, postgres: Embedded) -> None:
     folder = stage.family.folder
     logs = {path.name: path.read_bytes() for path in [*folder.glob("*.out"), *folder.glob("*.err")]}
-    assert b"FailpointError" in logs["executor.err"]
+    for service in ("executor", "registry"):
+        assert b"FailpointError" in logs[f"{service}.err"]
     clean(stage, logs | {"postgres": (postgres.home / "log").read_bytes()})
 
 
@@ -291,7 +324,8 @@ def test_process_list(stage: Stage, postgres: Embedded) -> None:
 
 def test_files_of_the_deployment(stage: Stage) -> None:
     folder, state = stage.family.folder, stage.family.deployment.state
-    holders = {state / "owner.key", state / "executor.key", folder / "sandbox" / "token"}
+    holders = {state / "owner.key", state / "executor.key"}
+    holders |= {folder / "sandbox" / name for name in ("token", "client_secret")}
     holders |= set((state / "keys").iterdir())
     assert all(path.stat().st_mode & 0o077 == 0 for path in holders if state in path.parents)
     files = {path for path in folder.rglob("*") if path.is_file()}
