@@ -98,9 +98,9 @@ class Refresher:
         self._refreshing = refreshing
 
     async def follow(self) -> None:
-        """Refresh what is due, and look again. Never returns."""
+        """Refresh what is due, and look again, at once where there may be more. Never returns."""
         while True:
-            if not await self.round():
+            if await self.round() < BATCH:
                 await asyncio.sleep(REFRESH_EVERY_S)
 
     async def round(self) -> int:

@@ -222,11 +222,15 @@ class Flows:
             tenant = await tenants.read(transaction, tenant_id)
             integration, app_row = await self._integration(transaction, tenant_id, wishes)
             verifier = await self._verifier(transaction, flow)
+        if integration.integration_id != flow.integration_id:
+            raise FlowRefused("there is no such authorisation under way")
+        # Before the provider gives tokens that nobody may keep.
+        caller = await self._caller(flow, tenant.slug)
         app = self._exchange.app(app_row)
         _check_issuer(app, returned.issuer)
         form = oauth2.code_form(returned.code, wishes.redirect_url, verifier)
         tokens = await self._exchange.tokens(app, form)
-        return await self._made(tenant, integration, app_row, flow, tokens)
+        return await self._made(tenant, integration, app_row, flow, tokens, caller)
 
     async def _used(self, returned: Returned, principal_id: UUID | None) -> tuple[UUID, Any]:
         """The flow's row, used up by this; it is somebody's only if all of it fits."""
@@ -252,7 +256,13 @@ class Flows:
         return tenant_id, flow
 
     async def _made(
-        self, tenant: Any, integration: Any, app_row: Any, flow: Any, tokens: Tokens
+        self,
+        tenant: Any,
+        integration: Any,
+        app_row: Any,
+        flow: Any,
+        tokens: Tokens,
+        caller: Caller,
     ) -> Completed:
         """The credential and the connection, by the one write path."""
         wishes, now = _wishes(flow), await self._now(flow.tenant_id)
@@ -260,7 +270,6 @@ class Flows:
         name = known.name if known is not None else wishes.connection or _name(integration, tokens)
         credential = known.ref_credential if known is not None else f"{name[:57]}-token"
         declared = _documents(name, credential, integration, app_row, wishes, tokens, now)
-        caller = await self._caller(flow)
         submission = Submission(tenant.slug, SOURCE, declared, method="CompleteOAuth")
         body = await self._config.apply(submission, flow.tenant_id, caller, _answer)
         pending = json.loads(body)["pending"]
@@ -280,14 +289,16 @@ class Flows:
         rows = await self._database.read(tenant_id, connection_store.SAME, **asked)
         return rows[0] if rows else None
 
-    async def _caller(self, flow: Any) -> Caller:
-        """Who began it, by their grants of this moment."""
+    async def _caller(self, flow: Any, tenant: str) -> Caller:
+        """Who began it, by their grants of this moment, if these still allow it."""
         principal = await self._access.current(flow.principal_id)
         if principal is None:
             raise PermissionDenied("who began this is no longer known", reason="STARTER_UNKNOWN")
         actor = Actor(**{**flow.actor, "principal_id": flow.principal_id})
         if not actor.reason:
             principal = principal.without_reason()
+        if not principal.may(PERMISSION, tenant):
+            raise PermissionDenied("who began this may connect no accounts any more")
         return Caller(actor, principal, PERMISSION)
 
     async def _integration(

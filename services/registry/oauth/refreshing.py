@@ -2,10 +2,16 @@
 
 Under the status row's lock a refresher takes a *lease* with a fence, and in the same transaction
 writes its *intent*: the version whose refresh token it is about to redeem. The call's timeout is
-below the lease. What comes back is recorded by compare-and-set on the version, so that a good
-answer is never thrown away; a failure counts only under its fence. Who finds an intent without an
-end knows that a redemption may have happened: it tries once more, and if that is refused, the
-answer is lost for good and the account's owner must connect again. All times are the database's.
+below the lease, and who comes to the call late does not make it. What comes back is recorded by
+compare-and-set on the version, so that a good answer is never thrown away; a failure counts only
+under its fence. Who finds an intent without an end knows that a redemption may have happened: it
+tries once more, and if that is refused, the answer is lost for good and the account's owner must
+connect again.
+
+A provider may handle a request long after we have given it up. Whoever redeemed the same token in
+between would make that request a replay, by which the provider knows a thief, and takes the new
+tokens back as well. So nobody tries again after a call without an answer until one lease more is
+over. All times are the database's, but how long a process itself has taken.
 """
 
 import asyncio
@@ -19,7 +25,14 @@ from uuid import UUID
 
 from services.chassis import failpoints
 from services.chassis.database import Bound, Database, Transaction
-from services.chassis.egress import ConnectFailed, EgressError, EgressRefused, Unsendable
+from services.chassis.egress import (
+    ConnectFailed,
+    EgressError,
+    EgressRefused,
+    NotPermitted,
+    ResponseTooLarge,
+    Unsendable,
+)
 from services.chassis.errors import Aborted, FailedPrecondition, NotFound, TenonError, Unavailable
 from services.chassis.ids import uuid7
 from services.chassis.rules import Risk
@@ -46,13 +59,19 @@ AFTER_CALL: Final = failpoints.declare("refresh.after_call", "the answer is lost
 BEFORE_RECORD: Final = failpoints.declare("refresh.before_record", "the answer is lost: reconnect")
 AFTER_RECORD: Final = failpoints.declare("refresh.after_record", "it is refreshed")
 
-LEASE_FACTOR: Final = 1.5
-"""A lease in timeouts of the call: what is left is for recording."""
+LEASE_FACTOR: Final = 3.0
+"""A lease in timeouts of the call: one to come to it, one for it, one to record its answer; to a
+request that its sender has died over they are time to be handled."""
 WAIT_S: Final = 0.1
+RECORDING_S: Final = 120.0
+"""So long it is tried to record an answer while the database is away: it is not given twice."""
+OAUTH2: Final = "oauth2"
+CODE: Final = "authorization_code"
 COOL_S: Final = 30.0
 LONGEST_COOL_S: Final = 3600.0
 JITTER: Final = 0.2
 LOST: Final = "the provider's answer was lost"
+LATE: Final = "its tokens were recorded late; it is refreshed to see whether they hold"
 
 
 class RefreshFailing(Unavailable):
@@ -67,9 +86,18 @@ class Reconnect(FailedPrecondition):
     reason = "CREDENTIAL_RECONNECT"
 
 
+class TooLate(Unavailable):
+    """We were held up until the lease was no longer long enough for the call; nothing was sent."""
+
+    reason = "REFRESH_TOO_LATE"
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to redeem a version's refresh token; `again`: somebody may have before."""
+    """The right to redeem a version's refresh token; `again`: somebody may have before.
+
+    `begun` is the event loop's time before it was taken.
+    """
 
     tenant_id: UUID
     credential: Any
@@ -78,6 +106,7 @@ class Lease:
     fence: int
     failures: int
     again: bool
+    begun: float
 
     @property
     def place(self) -> dict[str, Any]:
@@ -117,11 +146,13 @@ class Refreshing:
         rows = await self._database.read(tenant_id, store.NAMED, tenant_id=tenant_id, name=name)
         if not rows:
             raise NotFound(f"there is no credential {name}")
+        if rows[0].type != OAUTH2:
+            raise NotOAuth(f"credential {name} is of type {rows[0].type}, and has no tokens")
         if rows[0].version == version:
             await self.refresh(tenant_id, rows[0].credential_id, version)
 
     async def refresh(self, tenant_id: UUID, credential_id: UUID, version: int | None) -> None:
-        """The same by the credential's id; without a version: whichever is the current one.
+        """The same by the credential's id; without a version: the current one, if it is due.
 
         However many of this process ask at once, one goes; it goes on if they do not wait.
         """
@@ -146,13 +177,15 @@ class Refreshing:
         AFTER_INTENT.hit()
         try:
             # What waits past this would record under a lease that is over.
-            async with asyncio.timeout(self._lease_s):
+            async with asyncio.timeout_at(lease.begun + self._lease_s):
                 tokens = await self._redeemed(lease)
-        except (TenonError, TimeoutError) as error:
+        except Exception as error:  # whatever it is, it must not be tried again at once
+            if not isinstance(error, TenonError | TimeoutError):
+                log.exception("credential %s could not be refreshed", credential_id)
             await self._failed(lease, error)
             return
         AFTER_CALL.hit()
-        await self._record(lease, tokens)
+        await self._keep(lease, tokens)
         AFTER_RECORD.hit()
 
     @property
@@ -163,10 +196,13 @@ class Refreshing:
         self, tenant_id: UUID, credential_id: UUID, version: int | None
     ) -> Lease | None:
         """A lease with its intent; None where there is a newer version already."""
+        until = _time() + self._exchange.timeout_s
         while True:
             lease = await self._try_lease(tenant_id, credential_id, version)
             if not isinstance(lease, float):
                 return lease
+            if _time() > until:
+                raise RefreshFailing("somebody else is refreshing it", retry_after_s=lease)
             # Another process is at it; whatever becomes of that, the row will say.
             await asyncio.sleep(min(max(lease, 0.01), WAIT_S))
 
@@ -174,11 +210,15 @@ class Refreshing:
         self, tenant_id: UUID, credential_id: UUID, version: int | None
     ) -> Lease | float | None:
         """The same, or in how many seconds the other's lease ends."""
+        begun = _time()
         place = {"tenant_id": tenant_id, "credential_id": credential_id}
         async with self._database.tenant(tenant_id) as transaction:
             status = await transaction.one(store.HOLD, **place)
             row = await transaction.one(store.CURRENT, **place)
             if status is None or row is None or version not in {None, row.version}:
+                return None
+            if version is None and not status.is_due:
+                # Somebody has refreshed it since it was looked up.
                 return None
             if status.status == "reconnect":
                 raise Reconnect(f"the account of credential {row.name} must be connected again")
@@ -201,7 +241,8 @@ class Refreshing:
             }
             await transaction.run(store.LEASE, **leased)
         again = status.intent_version == row.version
-        return Lease(tenant_id, row, app_row, status.now, status.fence + 1, status.failures, again)
+        fence, failures = status.fence + 1, status.failures
+        return Lease(tenant_id, row, app_row, status.now, fence, failures, again, begun)
 
     async def _app_row(self, transaction: Transaction, row: Any) -> Any:
         if row.app_id is None:
@@ -214,7 +255,9 @@ class Refreshing:
         if lease.app_row is None:
             raise NotOAuth(f"credential {row.name} names no app")
         app = self._exchange.app(lease.app_row)
-        form = GRANTS[row.grant or "authorization_code"](self, lease, app)
+        form = GRANTS[_grant(lease)](self, lease, app)
+        if _time() > lease.begun + self._exchange.timeout_s:
+            raise TooLate("it took too long to come to the call")
         return await self._exchange.tokens(app, form)
 
     def _with_refresh_token(self, lease: Lease, _app: App) -> Mapping[str, str]:
@@ -229,6 +272,17 @@ class Refreshing:
     def _by_assertion(self, lease: Lease, app: App) -> Mapping[str, str]:
         assertion = self._exchange.assertion(lease.app_row, app, lease.now)
         return oauth2.assertion_form(app, assertion, tuple(lease.credential.scopes))
+
+    async def _keep(self, lease: Lease, tokens: Tokens) -> None:
+        """Record what came, again and again if need be."""
+        until = _time() + RECORDING_S
+        while True:
+            try:
+                return await self._record(lease, tokens)
+            except (Aborted, Unavailable):
+                if _time() > until:
+                    raise
+            await asyncio.sleep(WAIT_S)
 
     async def _record(self, lease: Lease, tokens: Tokens) -> None:
         """Keep what came as a new version, unless there is a newer one: that is as good."""
@@ -254,8 +308,8 @@ class Refreshing:
                     *keyring.adding,
                     self._sealing.sealing(keyring.key, version),
                     Bound(credential_store.MOVE, {**lease.place, **moved}),
-                    Bound(store.REFRESHED, lease.place),
                     planning(lease.tenant_id, row.credential_id),
+                    _standing(lease, status),
                     keyring.counting(1),
                     invalidations.telling(credential=(lease.tenant_id, row.name)),
                 ]
@@ -282,11 +336,11 @@ class Refreshing:
             if current is None or current.version != lease.credential.version:
                 # Somebody else has had an answer meanwhile: what we heard is of an old token.
                 return
-            if isinstance(error, TokensRefused) and error.is_final:
+            if _is_final(lease, error):
                 await self._lost(transaction, lease, error)
             else:
                 await transaction.pipeline([self._cooling(lease, error)])
-        if isinstance(error, TokensRefused) and error.is_final:
+        if _is_final(lease, error):
             raise Reconnect(
                 f"the account of credential {lease.credential.name} must be connected again"
             )
@@ -294,8 +348,8 @@ class Refreshing:
             f"credential {lease.credential.name} cannot be refreshed now: {_words(error)}"
         )
 
-    async def _lost(self, transaction: Transaction, lease: Lease, error: TokensRefused) -> None:
-        why = LOST if lease.again else error.message
+    async def _lost(self, transaction: Transaction, lease: Lease, error: Exception) -> None:
+        why = LOST if lease.again else _words(error)
         held = {**lease.place, "held_fence": lease.fence, "why": why}
         if await transaction.run(store.RECONNECT, **held) == 0:
             raise Aborted("somebody else refreshes it by now")
@@ -319,6 +373,9 @@ class Refreshing:
         times, known = lease.failures + 1, _is_known(error)
         longest = min(self._cool_s * 2 ** min(times - 1, 12), LONGEST_COOL_S)
         cool_s = longest * self._rng.uniform(1 - JITTER, 1 + JITTER)
+        if _is_unanswered(error):
+            # It may be under way still.
+            cool_s = max(cool_s, self._lease_s)
         return Bound(
             store.FAILED,
             {
@@ -334,10 +391,41 @@ class Refreshing:
         )
 
 
+def _time() -> float:
+    """The event loop's own clock, in seconds: for how long we have taken, and for nothing else."""
+    return asyncio.get_running_loop().time()
+
+
+def _grant(lease: Lease) -> str:
+    return lease.credential.grant or CODE
+
+
+def _standing(lease: Lease, status: Any) -> Bound:
+    """How a credential stands with new tokens.
+
+    Where others had the lease meanwhile, they may have redeemed the same refresh token, and the
+    provider may have taken these tokens back for it: only another refresh tells.
+    """
+    if status.fence == lease.fence and status.status != "reconnect":
+        return Bound(store.REFRESHED, lease.place)
+    return Bound(store.RECORDED_LATE, {**lease.place, "why": LATE})
+
+
+def _is_final(lease: Lease, error: Exception) -> bool:
+    """Whether there is no token ever again; an app that comes by tokens itself can be put right."""
+    return isinstance(error, TokensRefused) and error.is_final and _grant(lease) == CODE
+
+
+def _is_unanswered(error: Exception) -> bool:
+    """Whether the provider may have the request still: it was sent, and no word has come back."""
+    return not _is_known(error) and not isinstance(error, AnswerUnclear | ResponseTooLarge)
+
+
 def _is_known(error: Exception) -> bool:
     """Whether it is known that nothing was redeemed: not sent, or refused in so many words."""
     return isinstance(
-        error, ConnectFailed | EgressRefused | Unsendable | TokensRefused | NotOAuth
+        error,
+        ConnectFailed | EgressRefused | NotPermitted | Unsendable | TokensRefused | NotOAuth,
     ) or (isinstance(error, TenonError) and not isinstance(error, EgressError | AnswerUnclear))
 
 
@@ -350,7 +438,9 @@ def _status_after(error: Exception) -> str | None:
 
 
 def _words(error: Exception) -> str:
-    return error.message if isinstance(error, TenonError) else "the provider took too long"
+    if isinstance(error, TenonError):
+        return error.message
+    return "the provider took too long" if isinstance(error, TimeoutError) else "a fault of ours"
 
 
 def _facts(current: Any, tokens: Tokens, now: Any) -> Facts:
@@ -368,7 +458,7 @@ def _facts(current: Any, tokens: Tokens, now: Any) -> Facts:
 
 
 GRANTS: Final[Mapping[str, Callable[[Refreshing, Lease, App], Mapping[str, str]]]] = {
-    "authorization_code": Refreshing._with_refresh_token,  # noqa: SLF001 - this module's own
+    CODE: Refreshing._with_refresh_token,  # noqa: SLF001 - this module's own
     "client_credentials": Refreshing._by_itself,  # noqa: SLF001 - likewise
     "jwt_bearer": Refreshing._by_assertion,  # noqa: SLF001 - likewise
 }

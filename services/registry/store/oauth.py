@@ -8,6 +8,7 @@ from sqlalchemy import (
     Uuid,
     and_,
     bindparam,
+    false,
     func,
     insert,
     null,
@@ -48,6 +49,7 @@ HOLD: Final = Statement(
         (func.coalesce(_S.lease_until, _NOW) > _NOW).label("is_leased"),
         func.extract("epoch", _S.lease_until - _NOW).label("lease_left_s"),
         func.extract("epoch", _S.cool_until - _NOW).label("cool_left_s"),
+        func.coalesce(_S.refresh_at <= _NOW, false()).label("is_due"),
         _NOW.label("now"),
     )
     .where(_S.tenant_id == _TENANT, _S.credential_id == _ID)
@@ -92,6 +94,18 @@ REFRESHED: Final = Statement(
         intent_version=null(),
         lease_id=null(),
         lease_until=null(),
+    )
+)
+# Tokens that were recorded when others had the lease, or had given up: it is soon seen whether they
+# hold. Who has the lease now keeps it.
+RECORDED_LATE: Final = Statement(
+    update(t.credential_status)
+    .where(*_THE)
+    .values(
+        status="uncertain",
+        reason=bindparam("why"),
+        cool_until=null(),
+        refresh_at=func.greatest(_NOW, _S.lease_until),
     )
 )
 # Only who holds the lease may say that it failed: a late one must not spoil what is good by now.

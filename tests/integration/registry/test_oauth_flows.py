@@ -1,0 +1,398 @@
+"""Accounts are connected by their owners: by whoever began it, once, and at the right provider."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+import aiohttp
+import psycopg
+import pytest
+from tenon.registry.v1 import config_service_pb2 as config_pb2
+from tenon.registry.v1 import connection_service_pb2 as pb2
+from tenon.registry.v1 import credential_service_pb2 as credential_pb2
+from tenon.registry.v1 import wanted_pb2
+from yarl import URL
+
+from services.chassis import errors
+from services.registry.settings import Settings
+from services.sandbox.server import Box, sandbox
+from tests.integration.registry.apps import ACCOUNT, CALLBACK, PUBLIC, RETURN, app, told
+from tests.integration.registry.callers import Caller, Registry, refused
+from tests.integration.registry.conftest import Calls
+from tests.integration.registry.documents import resource, tenant
+
+Rows = psycopg.AsyncConnection[tuple[object, ...]]
+Status = credential_pb2.Credential.Status
+INTEGRATION: Final = "tenants/acme/integrations/pay"
+REFUSED: Final = "OAUTH_STATE_REFUSED"
+
+
+@pytest.fixture
+async def box() -> AsyncIterator[Box]:
+    async with sandbox("unused") as box:
+        yield box
+
+
+@pytest.fixture
+def registry_settings(box: Box) -> Settings:
+    return told(box)
+
+
+def pay(box: Box, **spec: object) -> wanted_pb2.Resource:
+    said = {"provider": "http", "app": "app", "base_url": box.url, "environment": "sandbox"}
+    return resource("integration", "pay", **(said | spec))
+
+
+@dataclass
+class World:
+    """A tenant with an integration of the stand-in, whoever connects accounts, and the ingress."""
+
+    box: Box
+    registry: Registry
+    owner: Caller
+    admin: Caller
+    ingress: Caller
+    rows: Rows
+    http: aiohttp.ClientSession
+
+    async def apply(self, *documents: wanted_pb2.Resource) -> Any:
+        return await self.owner.apply("acme", documents)
+
+    async def begin(self, who: Caller | None = None, **wishes: Any) -> pb2.BeginOAuthResponse:
+        hint = {"login_hint": ACCOUNT}
+        request = pb2.BeginOAuthRequest(integration=INTEGRATION, **(hint | wishes))
+        return await (who or self.admin).connections.BeginOAuth(request, timeout=5)
+
+    async def visit(self, begun: pb2.BeginOAuthResponse, **changed: str) -> dict[str, str]:
+        """What the provider sends back by the browser of the account's owner."""
+        url = URL(begun.authorization_url, encoded=True).update_query(changed)
+        async with self.http.get(url, allow_redirects=False) as answer:
+            assert answer.status == 302
+            where = urlsplit(answer.headers["Location"])
+        assert f"{where.scheme}://{where.netloc}{where.path}" == CALLBACK
+        return dict(parse_qsl(where.query))
+
+    async def complete(
+        self, back: dict[str, str], who: Caller | None = None
+    ) -> pb2.CompleteOAuthResponse:
+        return await (who or self.admin).connections.CompleteOAuth(
+            pb2.CompleteOAuthRequest(parent="tenants/acme", **_words(back)), timeout=10
+        )
+
+    async def relay(self, back: dict[str, str], browser: str = "") -> pb2.RelayOAuthResponse:
+        request = pb2.RelayOAuthRequest(**_words(back), browser=browser)
+        return await self.ingress.connections.RelayOAuth(request, timeout=10)
+
+    async def connect(self, **wishes: Any) -> pb2.Connection:
+        back = await self.visit(await self.begin(**wishes))
+        return await self.see((await self.complete(back)).connection)
+
+    async def see(self, name: str) -> pb2.Connection:
+        return await self.admin.connections.GetConnection(pb2.GetConnectionRequest(name=name))
+
+    async def all(self) -> list[str]:
+        """The names of all connections."""
+        request = pb2.ListConnectionsRequest(parent="tenants/acme")
+        found = await self.admin.connections.ListConnections(request)
+        return [one.name for one in found.connections]
+
+    async def resolve(self, connection: pb2.Connection) -> credential_pb2.ResolveCredentialResponse:
+        name = f"tenants/acme/credentials/{connection.spec.credential}"
+        return await self.ingress.credentials.ResolveCredential(
+            credential_pb2.ResolveCredentialRequest(name=name), timeout=5
+        )
+
+    async def link(self, who: Caller | None = None, **wishes: Any) -> str:
+        """The token of a new connect link."""
+        request = pb2.CreateConnectLinkRequest(integration=INTEGRATION, **wishes)
+        made = await (who or self.admin).connections.CreateConnectLink(request, timeout=5)
+        assert made.url.startswith(f"{PUBLIC}/connect/")
+        return made.url.rpartition("/")[2]
+
+    async def open(self, token: str) -> pb2.BeginOAuthResponse:
+        request = pb2.OpenConnectLinkRequest(token=token)
+        return await self.ingress.connections.OpenConnectLink(request, timeout=5)
+
+    @property
+    def redeemed(self) -> list[str]:
+        return [request.outcome for request in self.box.identity.requests]
+
+
+def _words(back: dict[str, str]) -> dict[str, str]:
+    names = {"state": "state", "code": "code", "error": "error", "iss": "issuer"}
+    return {ours: back[theirs] for theirs, ours in names.items() if theirs in back}
+
+
+@pytest.fixture
+async def world(
+    box: Box, registry: Registry, owner: Caller, calling: Calls, rows: Rows
+) -> AsyncIterator[World]:
+    venue = resource("venue", "north")
+    await owner.apply("acme", [tenant(), venue, app(box), pay(box)])
+    admin, ingress = await calling("ADMIN", "acme"), await calling("EXECUTOR", kind="service")
+    async with aiohttp.ClientSession() as http:
+        yield World(box, registry, owner, admin, ingress, rows, http)
+
+
+async def test_an_account_becomes_a_credential_and_a_connection(world: World) -> None:
+    begun = await world.begin(
+        connection="ada", venue="north", user="user-7", scopes=["read", "write"], return_url=RETURN
+    )
+    lasting = begun.expire_time.ToDatetime(UTC) - datetime.now(UTC)
+    assert 590 < lasting.total_seconds() <= 600
+    assert not begun.browser
+    asked = dict(parse_qsl(urlsplit(begun.authorization_url).query))
+    assert asked["code_challenge_method"] == "S256"
+    assert (asked["redirect_uri"], asked["scope"]) == (CALLBACK, "read write")
+    assert asked["state"] == begun.state
+
+    done = await world.complete(await world.visit(begun))
+    assert (done.connection, done.pending_revision) == ("tenants/acme/connections/ada", "")
+    made = await world.see(done.connection)
+    spec = made.spec
+    assert (spec.integration, spec.venue, spec.user) == ("pay", "north", "user-7")
+    assert (spec.external_account_id, list(spec.scopes)) == (ACCOUNT, ["read", "write"])
+    assert dict(spec.provider_metadata) == {"livemode": False}
+    assert (made.provider, spec.is_active) == ("http", True)
+    answer = await world.resolve(made)
+    holder = world.box.identity.holder(answer.values["token"].decode())
+    assert holder is not None and holder.account == ACCOUNT
+    # It goes on by itself: the leader knows when.
+    ((ahead,),) = await (
+        await world.rows.execute(
+            "SELECT extract(epoch FROM refresh_at - now())::float8 FROM registry.credential_status"
+            " WHERE refresh_at IS NOT NULL"
+        )
+    ).fetchall()
+    assert 3600 - 310 < float(str(ahead)) <= 3600 - 300
+
+
+async def test_a_state_serves_once_and_wrong_ones_are_refused_alike(world: World) -> None:
+    back = await world.visit(await world.begin())
+    await world.complete(back)
+    tenant_id, flow_id, secret = back["state"].split(".")
+    other = await world.visit(await world.begin())
+    wrong = [
+        back["state"],
+        "garbage",
+        f"{tenant_id}.{flow_id}.{other['state'].split('.')[2]}",
+        f"{'0' * 32}.{flow_id}.{secret}",
+        f"{tenant_id}.{'0' * 32}.{secret}",
+    ]
+    heard = set()
+    for state in wrong:
+        with refused(errors.NotFound, REFUSED) as held:
+            await world.complete({**other, "state": state})
+        heard.add(held[0].message)
+    assert len(heard) == 1
+    assert world.redeemed == ["issued"]
+    await world.complete(other)
+
+
+async def test_an_authorisation_ends_after_ten_minutes(world: World) -> None:
+    back = await world.visit(await world.begin())
+    await world.rows.execute(
+        "UPDATE registry.oauth_flows SET expires_at = expires_at - interval '10 minutes'"
+    )
+    with refused(errors.NotFound, REFUSED):
+        await world.complete(back)
+    assert (world.redeemed, await world.all()) == ([], [])
+
+
+async def test_only_who_began_it_ends_it(world: World, calling: Calls) -> None:
+    back = await world.visit(await world.begin())
+    with refused(errors.NotFound, REFUSED):
+        await world.complete(back, await calling("ADMIN", "acme"))
+    assert world.redeemed == []
+    await world.complete(back)
+
+
+async def test_an_authorisation_is_for_the_integration_it_was_begun_for(world: World) -> None:
+    back = await world.visit(await world.begin())
+    gone = resource("integration", "pay")
+    gone.absent = True
+    await world.apply(gone)
+    await world.apply(pay(world.box, display_name="Another of the same name"))
+    with refused(errors.NotFound, REFUSED):
+        await world.complete(back)
+    assert (world.redeemed, await world.all()) == ([], [])
+
+
+async def test_a_code_of_another_authorisation_is_worth_nothing(world: World) -> None:
+    mine, stolen = [await world.visit(await world.begin()) for _ in range(2)]
+    with refused(errors.FailedPrecondition, "TOKENS_REFUSED"):
+        await world.complete({**mine, "code": stolen["code"]})
+    begun = await world.begin()
+    tampered = await world.visit(begun, code_challenge="A" * 43)
+    with refused(errors.FailedPrecondition, "TOKENS_REFUSED"):
+        await world.complete(tampered)
+    assert (world.redeemed, await world.all()) == (["invalid_grant"] * 2, [])
+
+
+async def test_an_owner_may_say_no(world: World) -> None:
+    begun = await world.begin(return_url=RETURN)
+    back = await world.visit(begun, deny="1")
+    assert back["error"] == "access_denied"
+    with refused(errors.FailedPrecondition, "OAUTH_DENIED"):
+        await world.complete(back)
+    with refused(errors.NotFound, REFUSED):
+        await world.complete(await world.visit(begun))
+    told_at_the_door = await world.relay(
+        await world.visit(await world.begin(return_url=RETURN), deny="1")
+    )
+    assert told_at_the_door.return_url == f"{RETURN}?status=denied"
+    assert (world.redeemed, await world.all()) == ([], [])
+
+
+async def test_the_answer_of_another_provider_is_refused(world: World) -> None:
+    back = await world.visit(await world.begin())
+    assert back["iss"] == world.box.url
+    with refused(errors.NotFound, REFUSED):
+        await world.complete({**back, "iss": "https://other.example.com"})
+    assert (world.redeemed, await world.all()) == ([], [])
+
+
+@pytest.mark.parametrize("name", ["return_url", "redirect_url"])
+async def test_browsers_go_only_where_the_deployment_allows(world: World, name: str) -> None:
+    for url in (
+        "https://evil.example.com/connected",
+        "https://app.example.com.evil.example.com/",
+        "http://app.example.com/connected",
+        "https://app.example.com@evil.example.com/",
+        "javascript:alert(1)",
+        "//app.example.com/connected",
+    ):
+        with refused(errors.InvalidArgument) as held:
+            await world.begin(None, **{name: url})
+        assert [violation.field for violation in held[0].violations] == [name]
+    await world.begin(None, **{name: RETURN})
+
+
+async def test_what_is_not_live_does_not_go_for_live(world: World) -> None:
+    await world.apply(pay(world.box, environment="production"))
+    back = await world.visit(await world.begin())
+    with refused(errors.InvalidArgument) as held:
+        await world.complete(back)
+    assert any("livemode" in violation.field for violation in held[0].violations)
+    listed = await world.admin.credentials.ListCredentials(
+        credential_pb2.ListCredentialsRequest(parent="tenants/acme")
+    )
+    assert (await world.all(), [one.type for one in listed.credentials]) == ([], ["oauth2_client"])
+
+
+async def test_an_account_that_is_connected_again_keeps_its_connection(world: World) -> None:
+    first = await world.connect(user="user-7")
+    name = f"tenants/acme/credentials/{first.spec.credential}"
+    world.box.identity.revoke_family(ACCOUNT)
+    request = credential_pb2.RefreshCredentialRequest(name=name, version=1)
+    with refused(errors.FailedPrecondition, "CREDENTIAL_RECONNECT"):
+        await world.ingress.credentials.RefreshCredential(request, timeout=5)
+    assert (await world.see(first.name)).status == Status.STATUS_RECONNECT
+
+    again = await world.connect(user="user-7")
+    assert (again.name, again.uid, again.spec.credential) == (
+        first.name,
+        first.uid,
+        first.spec.credential,
+    )
+    assert again.status == Status.STATUS_UNKNOWN
+    answer = await world.resolve(again)
+    assert answer.version == 2
+    assert world.box.identity.holder(answer.values["token"].decode()) is not None
+    other = await world.connect(login_hint="acct_grace")
+    assert sorted(await world.all()) == sorted([first.name, other.name])
+
+
+async def test_a_link_connects_one_account_in_the_browser_that_opened_it(world: World) -> None:
+    token = await world.link(connection="ada", user="user-7", return_url=RETURN)
+    begun, second = await world.open(token), await world.open(token)
+    back = await world.visit(begun, login_hint=ACCOUNT)
+    for browser in ("", second.browser, "guess"):
+        with refused(errors.NotFound, REFUSED):
+            await world.relay(back, browser)
+    # Nor does its maker, who has not consented to anything.
+    with refused(errors.NotFound, REFUSED):
+        await world.complete(back)
+    done = await world.relay(back, begun.browser)
+    assert (done.status, done.return_url) == (
+        "connected",
+        f"{RETURN}?status=connected&connection=ada",
+    )
+    made = await world.see("tenants/acme/connections/ada")
+    assert (made.spec.user, made.spec.external_account_id) == ("user-7", ACCOUNT)
+
+    late = await world.visit(second)
+    with refused(errors.NotFound, REFUSED):
+        await world.relay(late, second.browser)
+    with refused(errors.NotFound, "CONNECT_LINK_REFUSED"):
+        await world.open(token)
+    assert world.redeemed == ["issued"]
+
+
+async def test_links_that_are_over_or_not_ours_open_nothing(world: World) -> None:
+    token = await world.link()
+    changed = token[:40] + ("A" if token[40] != "A" else "B") + token[41:]
+    heard = set()
+    for wrong in (changed, token[:-1], f"{token}A", "garbage", ""):
+        with refused(errors.NotFound, "CONNECT_LINK_REFUSED") as held:
+            await world.open(wrong)
+        heard.add(held[0].message)
+    assert await world.open(token)
+    await world.rows.execute("UPDATE registry.connect_links SET expires_at = now()")
+    with refused(errors.NotFound, "CONNECT_LINK_REFUSED") as held:
+        await world.open(token)
+    assert heard == {held[0].message}
+    with refused(errors.InvalidArgument):
+        await world.link(return_url="https://evil.example.com/")
+
+
+async def test_a_link_is_worth_what_its_maker_still_may(world: World, calling: Calls) -> None:
+    maker = await calling("ADMIN", "acme")
+    begun = await world.open(await world.link(maker))
+    back = await world.visit(begun)
+    await world.rows.execute(
+        "DELETE FROM registry.role_bindings WHERE subject ="
+        " (SELECT principal_id::text FROM registry.connect_links)"
+    )
+    with refused(errors.PermissionDenied):
+        await world.relay(back, begun.browser)
+    # Nobody holds tokens that nobody may keep.
+    assert (world.redeemed, world.box.identity.families, await world.all()) == ([], [], [])
+
+
+async def test_disconnecting_ends_it_here_and_at_the_provider(world: World) -> None:
+    made = await world.connect()
+    token = (await world.resolve(made)).values["token"].decode()
+    request = pb2.DisconnectRequest(name=made.name, reason="the account moves")
+    gone = await world.admin.connections.Disconnect(request, timeout=10)
+    assert gone.status == Status.STATUS_REVOKED
+    assert [family.revoked for family in world.box.identity.families] == ["revoked"]
+    assert world.box.identity.holder(token) is None
+
+    # What was remembered of it is forgotten at the word of the database.
+    async with asyncio.timeout(10):
+        with refused(errors.FailedPrecondition, "CREDENTIAL_REVOKED"):
+            while True:
+                await world.resolve(made)
+
+
+async def test_under_a_policy_an_account_is_connected_by_the_approval(
+    world: World, calling: Calls
+) -> None:
+    await world.apply(resource("review_policy", "four-eyes", min_risk="MEDIUM"))
+    back = await world.visit(await world.begin(connection="ada"))
+    done = await world.complete(back)
+    assert done.pending_revision.startswith("tenants/acme/pendingRevisions/")
+    assert await world.all() == []
+    other = await calling("ADMIN", "acme")
+    approved = await other.config.ApproveRevision(
+        config_pb2.ApproveRevisionRequest(name=done.pending_revision), timeout=10
+    )
+    assert approved.state == config_pb2.PendingRevision.STATE_APPLIED
+    made = await world.see("tenants/acme/connections/ada")
+    answer = await world.resolve(made)
+    holder = world.box.identity.holder(answer.values["token"].decode())
+    assert holder is not None and holder.account == ACCOUNT
