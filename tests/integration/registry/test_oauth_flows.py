@@ -173,12 +173,12 @@ async def test_an_account_becomes_a_credential_and_a_connection(world: World) ->
 async def test_a_state_serves_once_and_wrong_ones_are_refused_alike(world: World) -> None:
     back = await world.visit(await world.begin())
     await world.complete(back)
-    tenant_id, flow_id, secret = back["state"].split(".")
-    other = await world.visit(await world.begin())
+    other, third = [await world.visit(await world.begin()) for _ in range(2)]
+    tenant_id, flow_id, secret = other["state"].split(".")
     wrong = [
         back["state"],
         "garbage",
-        f"{tenant_id}.{flow_id}.{other['state'].split('.')[2]}",
+        f"{tenant_id}.{flow_id}.{third['state'].split('.')[2]}",
         f"{'0' * 32}.{flow_id}.{secret}",
         f"{tenant_id}.{'0' * 32}.{secret}",
     ]
@@ -334,9 +334,12 @@ async def test_a_link_connects_one_account_in_the_browser_that_opened_it(world: 
 
 async def test_links_that_are_over_or_not_ours_open_nothing(world: World) -> None:
     token = await world.link()
-    changed = token[:40] + ("A" if token[40] != "A" else "B") + token[41:]
+    # A bit of the tenant, of the link, and of what proves that we made it.
+    changed = [
+        token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :] for at in (5, 40, 60)
+    ]
     heard = set()
-    for wrong in (changed, token[:-1], f"{token}A", "garbage", ""):
+    for wrong in (*changed, token[:-1], f"{token}A", "garbage", ""):
         with refused(errors.NotFound, "CONNECT_LINK_REFUSED") as held:
             await world.open(wrong)
         heard.add(held[0].message)
