@@ -228,7 +228,9 @@ def wire(base: Base, settings: Settings) -> Wired:
         sealing_keys,
     )
     retired_for = timedelta(days=settings.retired_key_days)
-    rewrapping = Rewrapping(database, vault, base.holding, log, retired_for)
+    rewrapping = Rewrapping(
+        database, vault, base.holding, log, Tampering(database, log), retired_for
+    )
     versions = KeyVersions(database, changes, base.holding)
     keepers = (
         (

@@ -37,10 +37,11 @@ class Tampering:
         try:
             yield
         except Unsealable:
-            await self._tell(tenant_id, kind, name, object_id)
+            await self.tell(tenant_id, kind, name, object_id)
             raise
 
-    async def _tell(self, tenant_id: UUID, kind: str, name: str, object_id: UUID) -> None:
+    async def tell(self, tenant_id: UUID, kind: str, name: str, object_id: UUID) -> None:
+        """Tell of something that does not open."""
         now, what = self._clock(), (tenant_id, kind, name)
         if now - self._told.get(what, -QUIET_S) < QUIET_S:
             return

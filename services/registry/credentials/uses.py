@@ -8,7 +8,7 @@ from uuid import UUID
 
 from services.chassis.database import Bound, Database
 from services.chassis.errors import invalid
-from services.registry.keys.replacing import Replacing
+from services.registry.keys.replacing import MOST_SEALS, Replacing
 from services.registry.store import credentials as store
 from services.registry.store import keys
 
@@ -18,8 +18,6 @@ AHEAD: Final = timedelta(hours=1)
 HOUR_S: Final = 3600
 LONGEST_LIMIT: Final = 100
 MOST_LIMITS: Final = 10
-MOST_SEALS: Final = 2**31
-"""How often one data key may seal or wrap; after that the tenant gets another one by itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from services.chassis import envelope
 from services.chassis.database import Bound, Database
 from services.chassis.errors import TenonError
 from services.chassis.ids import uuid7
+from services.chassis.process import background
 from services.chassis.redaction import remember
 from services.chassis.secret import Secret
 from services.registry.keys.providers import KeyMissing, KeyProvider, KeyProviderDown
@@ -86,31 +87,45 @@ class Holding:
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
         """Keep up, and tell so, until the block ends."""
-        tasks = [asyncio.create_task(self._keep_up()), asyncio.create_task(self._listen())]
         try:
             await self.tell()
-            yield
+            # Who waits for a provider goes on telling, or would be taken to be gone.
+            async with background(self._keep_up(), self._keep_telling(), self._listen()):
+                yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             with suppress(TenonError):
                 await self._let_go()
 
     async def tell(self) -> None:
         """Say which versions this process has, and how often they wrapped since the last time."""
-        wraps = self._vault.drain_wraps()
-        counted = [
-            Bound(store.COUNT_WRAPS, {"the_version": version, "more": more})
-            for version, more in sorted(wraps.items())
-        ]
         held = {
             "holder_id": self._id,
             "host": socket.gethostname(),
             "versions": sorted(self._opened),
         }
-        async with self._database.system(durable=False) as transaction:
-            await transaction.pipeline([Bound(store.HOLD, held), *counted])
+        await self._counted(Bound(store.HOLD, held))
+
+    async def _counted(self, first: Bound) -> None:
+        """Run a statement, and count what was wrapped since the last time."""
+        wraps = self._vault.drain_wraps()
+        counted = [
+            Bound(store.COUNT_WRAPS, {"the_version": version, "more": more})
+            for version, more in sorted(wraps.items())
+        ]
+        try:
+            async with self._database.system(durable=False) as transaction:
+                await transaction.pipeline([first, *counted])
+        except TenonError:
+            self._vault.count_wraps(wraps)
+            raise
+
+    async def _keep_telling(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            try:
+                await self.tell()
+            except TenonError as error:
+                log.warning("which keys are here could not be told: %s", error.message)
 
     async def _keep_up(self) -> None:
         while True:
@@ -129,8 +144,7 @@ class Holding:
             self._woken.set()
 
     async def _let_go(self) -> None:
-        async with self._database.system(durable=False) as transaction:
-            await transaction.run(store.LET_GO, holder_id=self._id)
+        await self._counted(Bound(store.LET_GO, {"holder_id": self._id}))
 
     async def _make_first(self) -> None:
         made = await self.current.make(1)
@@ -141,23 +155,22 @@ class Holding:
 
     async def _open(self, row: Any, *, patient: bool) -> None:
         try:
-            key = await self._key(row)
-        except (KeyMissing, KeyProviderDown) as error:
+            self._opened[row.version] = remember(await self._key(row))
+        except (KeyMissing, KeyProviderDown, WrongKeyError) as error:
             if not patient:
                 raise
             log.warning("version %d of the key-encryption key: %s", row.version, error.message)
-            return
+
+    async def _key(self, row: Any) -> Secret:
+        """A version's key, from the provider that made it; one without a name from the current."""
+        provider = self._providers.get(row.provider) or self.current
+        key = await provider.open(row.version, row.reference, bytes(row.wrapped))
         if proof_of(key) != Secret(bytes(row.proof)):
             raise WrongKeyError(
                 f"version {row.version} of the key-encryption key is not the one this database "
                 "was sealed with; set TENON_REGISTRY_KEY_ENCRYPTION_KEY_FILE to the right one"
             )
-        self._opened[row.version] = remember(key)
-
-    async def _key(self, row: Any) -> Secret:
-        """A version's key, from the provider that made it; one without a name from the current."""
-        provider = self._providers.get(row.provider) or self.current
-        return await provider.open(row.version, row.reference, bytes(row.wrapped))
+        return key
 
     @property
     def holder_id(self) -> UUID:

@@ -10,10 +10,12 @@ from services.registry.access.changes import By, Changes, Done
 from services.registry.audit.log import Event, Log
 from services.registry.credentials.sealing import Sealing
 from services.registry.credentials.tampering import ITSELF
-from services.registry.store import invalidations
+from services.registry.store import invalidations, tenants
 from services.registry.store import keys as store
 
 KIND: Final = "DataKey"
+MOST_SEALS: Final = 2**31
+"""How often one data key may seal or wrap; after that the tenant gets another one by itself."""
 
 Answer = Callable[[Any], bytes]
 
@@ -37,8 +39,12 @@ class Replacing:
         return await self._changes.make_inside(by, act)
 
     async def by_itself(self, tenant_id: UUID) -> None:
-        """It is time."""
+        """It is time, unless somebody has seen that before and done it."""
         async with self._database.tenant(tenant_id) as transaction:
+            await tenants.hold(transaction, tenant_id)
+            current = await transaction.one(store.DATA_KEY, tenant_id=tenant_id)
+            if current is None or current.wraps < MOST_SEALS:
+                return
             row = await self._replaced(transaction, tenant_id)
             await transaction.pipeline([invalidations.telling(tenant=tenant_id)])
             await self._log.append(transaction, tenant_id, ITSELF, [_event(row)])

@@ -5,7 +5,9 @@ the key-encryption key. Shredding a wrapped key shreds what it opened; rotation 
 """
 
 from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import Final
 from uuid import UUID
 
@@ -51,8 +53,10 @@ class Vault:
     def __init__(self, fingerprint_key: Secret, ring: Ring = EMPTY) -> None:
         self._fingerprinting = fingerprint_key
         self._ring = ring
-        self._opened: OrderedDict[tuple[UUID, bytes], TenantKey] = OrderedDict()
+        self._opened: OrderedDict[tuple[UUID, Wrapped], TenantKey] = OrderedDict()
         self._wraps: Counter[int] = Counter()
+        # Threads wrap as well, where there is much to wrap anew.
+        self._counting = Lock()
 
     @property
     def ring(self) -> Ring:
@@ -65,8 +69,14 @@ class Vault:
 
     def drain_wraps(self) -> dict[int, int]:
         """How often each version has wrapped since the last time."""
-        wraps, self._wraps = self._wraps, Counter()
+        with self._counting:
+            wraps, self._wraps = self._wraps, Counter()
         return dict(wraps)
+
+    def count_wraps(self, wraps: Mapping[int, int]) -> None:
+        """So many more by each version; also those that were drained and could not be kept."""
+        with self._counting:
+            self._wraps.update(wraps)
 
     def new_tenant_key(self, tenant_id: UUID, data_key_id: UUID) -> tuple[TenantKey, Wrapped]:
         """A fresh data key for a tenant, and how it is stored."""
@@ -75,8 +85,8 @@ class Vault:
 
     def open_tenant_key(self, tenant_id: UUID, data_key_id: UUID, stored: Wrapped) -> TenantKey:
         """The data key behind its stored form. Raises Unsealable if it was moved or changed."""
-        # By the stored bytes too: what was changed since it was opened must not pass.
-        mark = (data_key_id, stored.wrapped)
+        # By its stored form too: what was changed since it was opened must not pass.
+        mark = (data_key_id, stored)
         found = self._opened.get(mark)
         if found is None or found.tenant_id != tenant_id:
             found = self._unwrap_tenant_key(tenant_id, data_key_id, stored)
@@ -114,10 +124,14 @@ class Vault:
     def seal_answer(
         self, tenant_id: UUID | None, method: str, request_id: UUID, answer: bytes
     ) -> Wrapped:
-        """An answer as it is kept for whoever asks again."""
-        key = envelope.derive(self._ring.wrapping(), ANSWERS)
+        """An answer as it is kept for whoever asks again.
+
+        Also by a worn version, or nobody could ask for the next one: what seals is derived from it.
+        """
+        ring = self._ring
+        key = envelope.derive(ring.key(ring.active), ANSWERS)
         place = _answer_place(tenant_id, method, request_id)
-        return self._stored(envelope.seal(key, place, answer))
+        return self._stored(ring, envelope.seal(key, place, answer))
 
     def open_answer(
         self, tenant_id: UUID | None, method: str, request_id: UUID, kept: Wrapped
@@ -131,7 +145,7 @@ class Vault:
         """The private half of a pair that secrets in Git are sealed to, as it is stored."""
         ring = self._ring
         place = _sealing_place(version, ring.active)
-        return self._stored(envelope.wrap(ring.wrapping(), place, private))
+        return self._stored(ring, envelope.wrap(ring.wrapping(), place, private))
 
     def unwrap_sealing_key(self, version: int, stored: Wrapped) -> Secret:
         """It again. Raises Unsealable."""
@@ -141,16 +155,17 @@ class Vault:
     def _wrap_tenant_key(self, key: TenantKey) -> Wrapped:
         ring = self._ring
         place = _place_of(key.tenant_id, key.data_key_id, ring.active)
-        return self._stored(envelope.wrap(ring.wrapping(), place, key.key))
+        return self._stored(ring, envelope.wrap(ring.wrapping(), place, key.key))
 
     def _unwrap_tenant_key(self, tenant_id: UUID, data_key_id: UUID, stored: Wrapped) -> TenantKey:
         place = _place_of(tenant_id, data_key_id, stored.key_version)
         key = envelope.unwrap(self._ring.key(stored.key_version), place, stored.wrapped)
         return TenantKey(tenant_id, data_key_id, key)
 
-    def _stored(self, wrapped: bytes) -> Wrapped:
-        self._wraps[self._ring.active] += 1
-        return Wrapped(self._ring.active, wrapped)
+    def _stored(self, ring: Ring, wrapped: bytes) -> Wrapped:
+        """By the ring that wrapped it: in a thread the vault may hold another one by now."""
+        self.count_wraps({ring.active: 1})
+        return Wrapped(ring.active, wrapped)
 
 
 def _answer_place(tenant_id: UUID | None, method: str, request_id: UUID) -> envelope.Place:

@@ -18,6 +18,7 @@ from services.chassis.rules import Risk
 from services.registry.access.changes import By, Changes, Done, event
 from services.registry.audit.log import Event
 from services.registry.keys.holding import Holding, version_row
+from services.registry.keys.providers import Material
 from services.registry.store import keys as store
 
 KIND: Final = "KeyVersion"
@@ -33,6 +34,14 @@ class Listed:
     versions: Sequence[Any]
     wrapped: Counter[int]
     holders: Sequence[Any]
+
+
+class _Unmade(Exception):
+    """There is no material for this version yet."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(version)
+        self.version = version
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +82,32 @@ class KeyVersions:
 
     async def create(self, by: By, answer: Answer) -> bytes:
         """Begin a new version. Raises FailedPrecondition while another one waits."""
-        rows = (await self.listed()).versions
-        _check_none_waits(rows)
-        version = rows[0].version + 1
-        # Outside the transaction: a provider may be far away, and the same version twice is one.
-        made = await self._holding.current.make(version)
-        name = self._holding.current.name
-        row = version_row(version, made.key, "pending", name, made.reference, made.wrapped)
+        made: dict[int, Material] = {}
 
         async def act(transaction: Transaction) -> Done:
             locked = await transaction.all(store.LOCK_VERSIONS)
             _check_none_waits(locked)
-            if await transaction.one(store.ADD_VERSION, **row) is None:
-                raise Aborted("another version was begun meanwhile; look again")
-            found = (await transaction.all(store.VERSIONS))[0]
+            version = locked[0].version + 1
+            if version not in made:
+                raise _Unmade(version)
+            found = await self._added(transaction, version, made[version])
             told = _telling("create", found, Risk.CRITICAL, {}, {"state": "pending"})
             return Done(answer(found, 0), told, [Bound(store.TELL)])
 
-        return await self._changes.make(by, act)
+        while True:
+            try:
+                return await self._changes.make(by, act)
+            except _Unmade as wanted:
+                # Between two transactions, since a provider may be far away; and only once it is
+                # clear that the request is no repeated one, and nothing else waits.
+                made[wanted.version] = await self._holding.current.make(wanted.version)
+
+    async def _added(self, transaction: Transaction, version: int, made: Material) -> Any:
+        name = self._holding.current.name
+        row = version_row(version, made.key, "pending", name, made.reference, made.wrapped)
+        if await transaction.one(store.ADD_VERSION, **row) is None:
+            raise Aborted("another version was begun meanwhile; look again")
+        return (await transaction.all(store.VERSIONS))[0]
 
     async def take(self, by: By, step: Step, version: int, answer: Answer) -> bytes:
         """Bring a version to another state. Raises FailedPrecondition where that cannot be."""
@@ -108,6 +125,8 @@ class KeyVersions:
                 )
             wrapped = await _count(transaction, version)
             _check_unused(version, wrapped, step)
+            if step is DISABLE:
+                await transaction.run(store.LEAVE_TO_ACTIVE, the_version=version)
             change = store.DESTROY if step is DESTROY else store.SET_STATE
             state = {} if step is DESTROY else {"state": step.end}
             await transaction.run(change, the_version=version, **state)

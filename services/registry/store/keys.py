@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
@@ -14,14 +15,17 @@ from sqlalchemy import (
     Text,
     Uuid,
     bindparam,
+    cast,
     delete,
     func,
     insert,
     null,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.sql.elements import ColumnElement
 
 from services.chassis.database import Statement
 from services.registry import tables as t
@@ -62,6 +66,12 @@ COUNT_WRAPS: Final = Statement(
     update(t.key_versions)
     .where(_V.version == bindparam("the_version"))
     .values(wraps=_V.wraps + bindparam("more"))
+)
+# What is shredded needs no version any more, but still stands under one.
+LEAVE_TO_ACTIVE: Final = Statement(
+    update(t.data_keys)
+    .where(_D.key_version == bindparam("the_version"), _D.state == "shredded")
+    .values(key_version=select(_V.version).where(_V.state == "active").scalar_subquery())
 )
 TELL: Final = Statement(select(func.pg_notify(CHANNEL, "")))
 
@@ -150,6 +160,7 @@ RETIRED: Final = Statement(
         _D.tenant_id,
         _D.data_key_id,
         (_D.retired_at < _age("shredded_after")).label("has_had_its_time"),
+        (_D.retired_at < _age("settled_after")).label("is_settled"),
     ).where(_D.state == "retired")
 )
 
@@ -158,8 +169,8 @@ RETIRED: Final = Statement(
 class Rewrapped:
     """One table of things that the key-encryption key wraps, as the system login rewraps it.
 
-    `batch` takes some that another version than `version` wraps, `put` gives them back, and `left`
-    counts those that remain.
+    `batch` takes some that an older version than `version` wraps, but for the first `skip`, `put`
+    gives them back, and `left` counts those that remain.
     """
 
     table: Table
@@ -170,7 +181,7 @@ class Rewrapped:
 
 
 def _rewrapped(table: Table, key: tuple[str, ...], value: str) -> Rewrapped:
-    other = table.c.key_version != bindparam("version", type_=Integer)
+    older = table.c.key_version < bindparam("version", type_=Integer)
     live = table.c[value].is_not(None)
     columns = (*key, "new_version", "old_version", "fresh")
     types = {"new_version": Integer, "old_version": Integer, "fresh": LargeBinary}
@@ -182,8 +193,9 @@ def _rewrapped(table: Table, key: tuple[str, ...], value: str) -> Rewrapped:
         table,
         batch=Statement(
             select(table)
-            .where(other, live)
+            .where(older, live)
             .limit(bindparam("size"))
+            .offset(bindparam("skip"))
             .with_for_update(skip_locked=True)
         ),
         # Who wrapped it anew meanwhile has done the same.
@@ -195,7 +207,7 @@ def _rewrapped(table: Table, key: tuple[str, ...], value: str) -> Rewrapped:
             )
             .values({"key_version": item.c.new_version, value: item.c.fresh})
         ),
-        left=Statement(select(func.count().label("left")).select_from(table).where(other, live)),
+        left=Statement(select(func.count().label("left")).select_from(table).where(older, live)),
         by_version=Statement(
             select(table.c.key_version, func.count().label("count"))
             .where(live)
@@ -221,36 +233,41 @@ WRAPPED_BY_VERSION: Final = (DATA_KEYS, SEALING, ANSWERS, PLATFORM_ANSWERS)
 
 @dataclass(frozen=True, slots=True)
 class OfDataKey:
-    """One table of a tenant's things whose own keys its data key wraps, from inside the tenant."""
+    """One table of a tenant's things whose own keys its data key wraps, from inside the tenant.
 
-    table: Table
-    id_column: str
+    `kind` is what the audit log calls its rows; a batch has the `name` and the `object_id` of each.
+    """
+
+    kind: str
     batch: Statement
     put: Statement
     left: Statement
 
 
-def _of_data_key(table: Table, id_column: str) -> OfDataKey:
-    c = table.c
+def _of_data_key(
+    kind: str, id_: Column[UUID], live: ColumnElement[bool], *more: ColumnElement[Any]
+) -> OfDataKey:
+    """Of the table with that id; `live` is what its index by data keys says, `more` a batch has."""
+    table, c = id_.table, id_.table.c
     old = (
         c.tenant_id == bindparam("tenant_id", type_=c.tenant_id.type),
         c.data_key_id == bindparam("data_key_id", type_=c.data_key_id.type),
-        c.wrapped_key.is_not(None),
+        live,
     )
     ids, keys = bindparam("ids", type_=ARRAY(Uuid)), bindparam("keys", type_=ARRAY(LargeBinary))
     item = func.unnest(ids, keys).table_valued("id", "key", name="item").render_derived()
     return OfDataKey(
-        table,
-        id_column,
+        kind,
         batch=Statement(
-            select(c[id_column].label("id"), c.wrapped_key, *_bound_to(table))
+            select(id_.label("id"), c.wrapped_key, *more)
             .where(*old)
             .limit(bindparam("size"))
-            .with_for_update(skip_locked=True)
+            .offset(bindparam("skip"))
+            .with_for_update(skip_locked=True, of=table)
         ),
         put=Statement(
             update(table)
-            .where(*old, c[id_column] == item.c.id)
+            .where(*old, id_ == item.c.id)
             .values(
                 data_key_id=bindparam("new_data_key_id", type_=c.data_key_id.type),
                 wrapped_key=item.c.key,
@@ -260,14 +277,30 @@ def _of_data_key(table: Table, id_column: str) -> OfDataKey:
     )
 
 
-def _bound_to(table: Table) -> tuple[Any, ...]:
-    """What a wrapped key of the table is bound to besides its id: a credential's has a number."""
-    return (table.c.version,) if "version" in table.c else ()
+def _called(id_: Column[UUID], name: ColumnElement[str] | None = None) -> tuple[Any, ...]:
+    """What an object is called in the audit log: by its id, unless it has a name."""
+    said = cast(id_, Text) if name is None else name
+    return id_.label("object_id"), said.label("name")
 
 
-CREDENTIAL_VERSIONS: Final = _of_data_key(t.credential_versions, "version_id")
-PENDING_REVISIONS: Final = _of_data_key(t.pending_revisions, "pending_id")
-OAUTH_FLOWS: Final = _of_data_key(t.oauth_flows, "flow_id")
+_N, _R, _F = t.credential_versions.c, t.pending_revisions.c, t.oauth_flows.c
+_NAME = (
+    select(t.credentials.c.name)
+    .where(
+        t.credentials.c.tenant_id == _N.tenant_id,
+        t.credentials.c.credential_id == _N.credential_id,
+    )
+    .scalar_subquery()
+)
+# A credential version's key is bound to its number besides its id.
+CREDENTIAL_VERSIONS: Final = _of_data_key(
+    *("Credential", _N.version_id, _N.shredded_at.is_(None)),
+    *(_N.version, *_called(_N.credential_id, _NAME)),
+)
+PENDING_REVISIONS: Final = _of_data_key(
+    "PendingRevision", _R.pending_id, _R.state == "pending", *_called(_R.pending_id)
+)
+OAUTH_FLOWS: Final = _of_data_key("OAuthFlow", _F.flow_id, true(), *_called(_F.flow_id))
 WRAPPED_BY_DATA_KEY: Final = (CREDENTIAL_VERSIONS, PENDING_REVISIONS, OAUTH_FLOWS)
 
 GONE: Final = timedelta(seconds=15)
