@@ -83,7 +83,7 @@ test-integration: setup ## With real PostgreSQL and real servers
 test-faults: setup ## Every failpoint, kill -9 at each
 	TENON_FAULTS=all $(BIN)/pytest -q tests/faults
 
-bench: bench-rpc bench-access bench-lanes bench-connectors ## Every performance claim
+bench: bench-rpc bench-access bench-lanes bench-connectors bench-credentials ## Every performance claim
 
 bench-rpc: setup ## RPCs against a bare echo in the same run
 	@$(BIN)/python -m bench.rpc
@@ -97,6 +97,9 @@ bench-lanes: setup ## Items of work a second, and what they feel of others' work
 bench-connectors: setup ## What a connector adds to the bare HTTP call
 	@$(BIN)/python -m bench.connectors
 
+bench-credentials: setup ## Credentials resolved, sealed, opened and wrapped anew
+	@$(BIN)/python -m bench.credentials
+
 ##@ Tidy
 
 clean: ## Remove what was built; data of `make up` stays
@@ -104,4 +107,5 @@ clean: ## Remove what was built; data of `make up` stays
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help setup run up down migrate protos codegen protos-check lock lint format test test-unit \
-	test-integration test-faults bench bench-rpc bench-access bench-lanes bench-connectors clean
+	test-integration test-faults bench bench-rpc bench-access bench-lanes bench-connectors bench-credentials \
+	clean
