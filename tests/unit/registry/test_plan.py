@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.chassis import constraints
@@ -112,6 +112,8 @@ class World:
         return plan
 
 
+# How long drawing takes says how busy the machine is.
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(SETS, SETS)
 def test_what_was_applied_is_planned_no_more(before: list[Declared], after: list[Declared]) -> None:
     world = World()
