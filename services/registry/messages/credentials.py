@@ -26,15 +26,8 @@ from services.registry.credentials.status import Finding, ends_at
 from services.registry.credentials.uses import Use
 from services.registry.messages.config import caller_of, moment, to_declared, uuid_at
 from services.registry.messages.objects import SOURCE
-from services.registry.oauth.flows import (
-    Begun,
-    Completed,
-    Denied,
-    Returned,
-    Starter,
-    Wishes,
-    returning,
-)
+from services.registry.oauth.flows import Begun, Completed, Returned, Starter, Wishes
+from services.registry.oauth.relaying import Relayed
 from services.registry.store.objects import complete
 from services.registry.wanted.drafts import Submission
 
@@ -247,16 +240,9 @@ def completed_message(completed: Completed) -> connection_pb2.CompleteOAuthRespo
     )
 
 
-def relayed_message(ended: Completed | Denied) -> connection_pb2.RelayOAuthResponse:
+def relayed_message(ended: Relayed) -> connection_pb2.RelayOAuthResponse:
     """Where the browser goes now."""
-    if isinstance(ended, Denied):
-        url, words = ended.metadata.get("return_url", ""), {"status": "denied"}
-    else:
-        status = "waits" if ended.pending_id else "connected"
-        url, words = ended.return_url, {"status": status, "connection": ended.connection}
-    return connection_pb2.RelayOAuthResponse(
-        return_url=returning(url, **words), status=words["status"]
-    )
+    return connection_pb2.RelayOAuthResponse(return_url=ended.return_url, status=ended.status)
 
 
 def _spec(row: Any) -> wanted_pb2.CredentialSpec:

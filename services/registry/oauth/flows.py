@@ -21,7 +21,13 @@ from services.chassis import envelope
 from services.chassis.database import Bound, Database, Transaction
 from services.chassis.endpoint_limits import Only
 from services.chassis.envelope import Place
-from services.chassis.errors import FailedPrecondition, NotFound, PermissionDenied, invalid
+from services.chassis.errors import (
+    FailedPrecondition,
+    NotFound,
+    PermissionDenied,
+    TenonError,
+    invalid,
+)
 from services.chassis.ids import SLUG, SLUG_RULE, uuid7
 from services.chassis.secret import Secret
 from services.providers import oauth2
@@ -214,10 +220,18 @@ class Flows:
         """
         tenant_id, flow = await self._used(returned, principal_id)
         wishes = _wishes(flow)
+        try:
+            return await self._redeemed(tenant_id, flow, wishes, returned)
+        except TenonError as error:
+            # The flow is used up, so that its browser has nowhere else to go.
+            error.metadata["return_url"] = wishes.return_url
+            raise
+
+    async def _redeemed(
+        self, tenant_id: UUID, flow: Any, wishes: Wishes, returned: Returned
+    ) -> Completed:
         if returned.error:
-            raise _with_return(
-                Denied("the account was not connected: access was denied"), wishes.return_url
-            )
+            raise Denied("the account was not connected: access was denied")
         async with self._database.tenant(tenant_id) as transaction:
             tenant = await tenants.read(transaction, tenant_id)
             integration, app_row = await self._integration(transaction, tenant_id, wishes)
@@ -351,12 +365,6 @@ class Flows:
 def returning(url: str, **words: str) -> str:
     """An allowed address with words added to its query; empty where there is none."""
     return str(URL(url, encoded=True).update_query(words)) if url else ""
-
-
-def _with_return(error: Denied, url: str) -> Denied:
-    if url:
-        error.metadata["return_url"] = url
-    return error
 
 
 def _answer(applied: Applied) -> bytes:

@@ -247,6 +247,13 @@ async def test_an_owner_may_say_no(world: World) -> None:
     assert (world.redeemed, await world.all()) == ([], [])
 
 
+async def test_what_a_provider_refuses_leads_back_too_and_says_so(world: World) -> None:
+    begun = await world.begin(return_url=RETURN)
+    ended = await world.relay(await world.visit(begun, code_challenge="A" * 43))
+    assert (ended.status, ended.return_url) == ("failed", f"{RETURN}?status=failed")
+    assert (world.redeemed, await world.all()) == (["invalid_grant"], [])
+
+
 async def test_the_answer_of_another_provider_is_refused(world: World) -> None:
     back = await world.visit(await world.begin())
     assert back["iss"] == world.box.url

@@ -1,5 +1,6 @@
 """`tenon seal` against a registry that tells its key, over the real channel; and with none at all."""
 
+import itertools
 import io
 import json
 import os
@@ -220,6 +221,8 @@ def test_what_cannot_be_sealed_is_told_in_a_sentence(
         sealed_box.sealing_key_text(3, PUBLIC) * 2,
         "é",
     ],
+    # Each process that runs tests has another key: the texts cannot name them.
+    ids=itertools.count(),
 )
 def test_a_file_that_is_no_public_key_is_named(
     key_file: Path, pipe: Pipe, capsys: pytest.CaptureFixture[str], text: str
