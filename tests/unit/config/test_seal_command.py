@@ -1,7 +1,7 @@
 """`tenon seal` against a registry that tells its key, over the real channel; and with none at all."""
 
-import itertools
 import io
+import itertools
 import json
 import os
 import select
