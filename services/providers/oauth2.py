@@ -6,6 +6,7 @@ grants), RFC 8414 (names of endpoints).
 
 import hashlib
 import json
+import math
 import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 LONGEST_LIFE_S: Final = 400 * 86_400.0
 _SETTING: Final = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _ERROR: Final = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]{1,100}")
-_HALF: Final = re.compile(r"[\ud800-\udfff]")
+_UNKEEPABLE: Final = re.compile(r"[\x00\ud800-\udfff]")
 _FORM: Final = {
     "accept": "application/json",
     "content-type": "application/x-www-form-urlencoded",
@@ -216,7 +217,7 @@ def tokens_of(app: App, answer: Response) -> Tokens:
         metadata={
             name: found
             for name, path in app.spec.metadata.items()
-            if _is_text(found := _at(words, path)) or isinstance(found, int | float)
+            if _is_text(found := _at(words, path)) or _is_number(found)
         },
     )
 
@@ -248,8 +249,13 @@ def _at(words: Mapping[str, Any], path: str) -> Any:
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
-    """Whether it is a text that can be written: JSON can spell halves of characters, too."""
-    return isinstance(value, str) and not _HALF.search(value)
+    """Whether it is a text that can be kept: JSON can spell halves of characters and NUL, too."""
+    return isinstance(value, str) and not _UNKEEPABLE.search(value)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that can be kept; what is too large for a double is read as none."""
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _text(value: Any) -> str:

@@ -287,11 +287,23 @@ def test_durations_are_read_however_they_are_written(said: Any, seconds: float |
 
 
 def test_a_token_that_is_no_text_is_no_token() -> None:
-    for token in ("\ud800", "at\udfff", 1, True, ["at"], {"at": 1}, ""):
+    for token in ("\ud800", "at\udfff", "at\0", 1, True, ["at"], {"at": 1}, ""):
         with pytest.raises(AnswerUnclear, match="no access token"):
             given_for({"access_token": token})
     halves = given_for({"access_token": "at", "refresh_token": "\ud800", "scope": "a \ud800"})
     assert halves.values().keys() == {"access_token"} and halves.scopes is None
+
+
+def test_what_no_row_can_keep_costs_no_tokens() -> None:
+    of = spec(account="id", metadata={"name": "name", "most": "most", "live": "live"})
+    words = {"access_token": "at", "refresh_token": "rt", "scope": "read\0", "id": "acct\0"}
+    tokens = given_for({**words, "name": "Ac\0me", "most": 1e300, "live": True}, of)
+    assert tokens.values().keys() == {"access_token", "refresh_token"}
+    assert (tokens.scopes, tokens.account) == (None, "")
+    assert tokens.metadata == {"most": 1e300, "live": True}
+    body = b'{"access_token": "at", "most": 1e999}'
+    answer = Response(200, {"content-type": "application/json"}, body)
+    assert oauth2.tokens_of(app(of), answer).metadata == {}
 
 
 def test_account_and_metadata_are_found_by_their_paths() -> None:
