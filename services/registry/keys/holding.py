@@ -108,9 +108,10 @@ class Holding:
     async def _counted(self, first: Bound) -> None:
         """Run a statement, and count what was wrapped since the last time."""
         wraps = self._vault.drain_wraps()
+        # The newest first, in the order of LOCK_VERSIONS: else each could wait for the other.
         counted = [
             Bound(store.COUNT_WRAPS, {"the_version": version, "more": more})
-            for version, more in sorted(wraps.items())
+            for version, more in sorted(wraps.items(), reverse=True)
         ]
         try:
             async with self._database.system(durable=False) as transaction:

@@ -128,8 +128,11 @@ class Rewrapping:
         """Let the pending version wrap once every registry that runs has it."""
         async with self._database.system() as transaction:
             await transaction.run(store.FORGET_HOLDERS, gone=store.GONE)
+            # Held, they keep out whoever wraps; so they are not while nothing waits.
+            if _pending(await transaction.all(store.VERSIONS)) is None:
+                return
             rows = await transaction.all(store.LOCK_VERSIONS)
-            pending = next((row for row in rows if row.state == "pending"), None)
+            pending = _pending(rows)
             if pending is None or pending.version not in self._vault.ring.keys:
                 return
             if await _lacking(transaction, pending.version):
@@ -255,6 +258,11 @@ class Rewrapping:
         async with self._database.tenant(tenant_id) as transaction:
             left = [await _count_left(transaction, place) for place in places]
         return self._vault.ring.active, sum(left), ()
+
+
+def _pending(rows: Sequence[Any]) -> Any:
+    """The version that waits until every registry has it; None: none does."""
+    return next((row for row in rows if row.state == "pending"), None)
 
 
 async def _to_the_end(batch: Callable[[int], Awaitable[int | None]]) -> int:

@@ -1,5 +1,6 @@
 """Versions of the key-encryption key: begun, waited for, used, disabled, given up."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
@@ -448,6 +449,43 @@ async def test_wraps_are_counted_and_a_worn_version_wraps_no_key_until_it_is_rot
     await leader.round()
     await owner.apply("globex", acme("globex"))
     assert (await versions(owner))[2].wraps > 0
+
+
+async def test_counting_wraps_and_a_change_of_state_do_not_lock_each_other_out(
+    registry: Registry, owner: Caller, leader: Rewrapping, rows: Rows
+) -> None:
+    await rotate(owner, registry, leader)
+    before = {number: each.wrapped_in_all for number, each in (await versions(owner)).items()}
+    registry.vault.count_wraps({1: 1000, 2: 1000})
+    hold = b"SELECT 1 FROM registry.key_versions WHERE version = %s FOR UPDATE"
+    waits = "SELECT 1 FROM pg_locks WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+
+    async def somebody_waits() -> bool:
+        return bool(await (await rows.execute(waits)).fetchall())
+
+    async with rows.transaction():
+        # As whoever changes a state holds them, the newest first.
+        await rows.execute(hold, [2])
+        telling = asyncio.create_task(registry.holding.tell())
+        await until(somebody_waits)
+        await rows.execute(hold, [1])
+    await telling
+
+    async def are_counted() -> bool:
+        after = {number: each.wrapped_in_all for number, each in (await versions(owner)).items()}
+        return all(after[number] >= before[number] + 1000 for number in (1, 2))
+
+    await until(are_counted)
+
+
+async def test_while_no_version_waits_the_leader_keeps_nobody_from_wrapping(
+    leader: Rewrapping, rows: Rows
+) -> None:
+    async with rows.transaction():
+        # As whoever adds a data key or a kept answer.
+        await rows.execute("SELECT 1 FROM registry.key_versions FOR KEY SHARE")
+        async with asyncio.timeout(3):
+            await leader.round()
 
 
 async def test_wraps_that_could_not_be_kept_are_counted_the_next_time(
