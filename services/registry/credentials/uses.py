@@ -10,7 +10,7 @@ from services.chassis.database import Bound, Database
 from services.chassis.errors import invalid
 from services.registry.keys.replacing import MOST_SEALS, Replacing
 from services.registry.store import credentials as store
-from services.registry.store import keys
+from services.registry.store import keys, tenants
 
 MOST: Final = 10_000
 OLDEST: Final = timedelta(days=7)
@@ -45,7 +45,6 @@ class Uses:
     async def keep(self, tenant_id: UUID, uses: Sequence[Use], seals: Mapping[UUID, int]) -> None:
         """Add what was counted since the last report. Raises InvalidArgument for what cannot be."""
         _check(uses, seals, datetime.now(UTC))
-        # In one order, so that two who keep the same rows wait instead of locking each other out.
         ordered = sorted(uses, key=lambda use: (use.credential_id, use.bucket))
         statements = [
             *_counting(tenant_id, ordered),
@@ -53,6 +52,8 @@ class Uses:
         ]
         counting = [_sealing(tenant_id, *each) for each in sorted(seals.items())]
         async with self._database.tenant(tenant_id, durable=False) as transaction:
+            # As an apply does, which holds many credentials too: one waits for the other.
+            await tenants.hold(transaction, tenant_id)
             if statements:
                 await transaction.pipeline(statements)
             counted = await transaction.pipeline(counting) if counting else []

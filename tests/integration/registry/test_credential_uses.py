@@ -1,5 +1,6 @@
 """How credentials stand: by their use, in windows, and what a list shows of them."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -105,6 +106,31 @@ async def test_a_word_on_an_old_version_says_nothing_of_the_new_one(
     assert (await get(owner)).status == Status.STATUS_UNKNOWN
     await report(executor, Reported(uid, version=2, succeeded=NOW))
     assert (await get(owner)).status == Status.STATUS_VALID
+
+
+@pytest.mark.parametrize("first", ["token", "other"])
+async def test_a_report_and_an_apply_of_the_same_credentials_wait_for_each_other(
+    owner: Caller, executor: Caller, rows: Rows, first: str
+) -> None:
+    await owner.apply("acme", [secret("other", "bearer", values={"token": b"another"})])
+    uids = {name: (await get(owner, name)).uid for name in ("token", "other")}
+    hold = b"SELECT 1 FROM registry.credential_status WHERE credential_id = %s FOR UPDATE"
+    waits = "SELECT 1 FROM pg_locks WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+
+    async def it_waits() -> bool:
+        return bool(await (await rows.execute(waits)).fetchall())
+
+    async with rows.transaction():
+        # As an apply holds them: the tenant, then one credential after the other.
+        await rows.execute("SELECT 1 FROM registry.tenants WHERE slug = 'acme' FOR NO KEY UPDATE")
+        await rows.execute(hold, [uids[first]])
+        used = [Reported(uid, succeeded=NOW) for uid in uids.values()]
+        reporting = asyncio.create_task(report(executor, *used))
+        await until(it_waits)
+        for uid in uids.values():
+            await rows.execute(hold, [uid])
+    await reporting
+    assert {(await get(owner, name)).status for name in uids} == {Status.STATUS_VALID}
 
 
 async def test_what_the_provider_says_of_limits_is_shown(owner: Caller, executor: Caller) -> None:
