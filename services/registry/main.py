@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -184,10 +184,14 @@ def open_log(vault: Vault, catalog: Catalog | None = None) -> Log:
 
 @dataclass(frozen=True, slots=True)
 class Wired:
-    """The registry's contracts with what keeps them, and the loops a deployment runs once."""
+    """The registry's contracts with what keeps them, and the loops a deployment runs once.
+
+    Both end inside the block of `finishing`, which lets go on what must not be broken off.
+    """
 
     services: Sequence[Service]
     loops: Mapping[str, Callable[[], Awaitable[None]]]
+    finishing: Callable[[], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +275,7 @@ def wire(base: Base, settings: Settings) -> Wired:
         ATTENTION: Attention(database, secrets.changing, log).follow,
         REFRESHER: Refresher(database, secrets.refreshing).follow,
     }
-    return Wired(services, loops)
+    return Wired(services, loops, secrets.refreshing.finishing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +383,7 @@ async def run(settings: Settings) -> None:
         loops = {**_loops(settings, database, vault), **wired.loops}
         async with (
             holding.following(),
+            wired.finishing(),
             background(
                 feed.listen(),
                 access.invalidations.listen(),

@@ -16,7 +16,8 @@ over. All times are the database's, but how long a process itself has taken.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
@@ -163,6 +164,15 @@ class Refreshing:
             self._under_way[key] = task
             task.add_done_callback(lambda done: self._ended(key, done))
         await asyncio.shield(task)
+
+    @asynccontextmanager
+    async def finishing(self) -> AsyncIterator[None]:
+        """Let what is under way end before the block has: an answer is not given twice."""
+        try:
+            yield
+        finally:
+            while self._under_way:
+                await asyncio.wait(self._under_way.values())
 
     def _ended(self, key: tuple[UUID, UUID], task: "asyncio.Task[None]") -> None:
         self._under_way.pop(key, None)

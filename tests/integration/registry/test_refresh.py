@@ -171,6 +171,21 @@ async def test_a_token_that_has_ended_is_refreshed_when_it_is_asked_for(world: W
     assert 0 < answer.ttl.seconds <= 900
 
 
+async def test_who_is_told_to_stop_waits_for_an_answer_that_is_not_given_twice(
+    world: World,
+) -> None:
+    await world.apply(token(world.box))
+    await world.ends(30)
+    world.fault("slow", delay_s=0.5)
+
+    async def is_asked() -> bool:
+        return bool(world.box.calls)
+
+    async with world.registry.wired.finishing(), world.leading():
+        await until(is_asked)
+    assert ((await world.see()).version, world.asked) == (2, ["issued"])
+
+
 async def test_a_token_that_still_holds_is_given_while_the_provider_is_away(world: World) -> None:
     await world.apply(token(world.box))
     await world.ends(30)
