@@ -20,7 +20,8 @@ from services.chassis.errors import (
     Unavailable,
 )
 
-ALLOW_SETTING: Final = "TENON_EGRESS_ALLOW"
+ALLOW_SETTING: Final = "EGRESS_ALLOW"
+"""Of each service that dials, behind its own prefix."""
 
 Fault = Literal[
     "unsendable",
@@ -65,7 +66,7 @@ class EgressRefused(EgressError, FailedPrecondition):
     def __init__(self, place: str, addresses: Sequence[str]) -> None:
         super().__init__(
             f"{place} is not a public address; an operator can permit it "
-            f"with the setting {ALLOW_SETTING}"
+            f"with the setting {ALLOW_SETTING} of the service that calls"
         )
         self.addresses = tuple(addresses)
 

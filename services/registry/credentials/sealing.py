@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from services.chassis import envelope
@@ -20,7 +20,6 @@ from services.registry.store import credentials as store
 from services.registry.store import keys
 
 Values = Mapping[str, Secret]
-NOTHING: Final[Mapping[str, Any]] = {}
 
 
 @dataclass(frozen=True, slots=True)

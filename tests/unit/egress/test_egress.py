@@ -83,7 +83,7 @@ async def test_neither_request_nor_answer_shows_what_it_carries(server: Server) 
 
 async def test_without_a_rule_loopback_is_refused_and_nothing_arrives(server: Server) -> None:
     async with Egress((), LIMITS) as out:
-        with pytest.raises(EgressRefused, match="TENON_EGRESS_ALLOW") as refused:
+        with pytest.raises(EgressRefused, match="setting EGRESS_ALLOW") as refused:
             await out.send(get(f"{server.url}/echo"))
     assert refused.value.addresses == ("127.0.0.1",)
     assert refused.value.fault == "refused"

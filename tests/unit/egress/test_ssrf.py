@@ -367,7 +367,7 @@ async def test_where_a_name_leads_is_told_to_the_operators_log_alone(
     canary: Canary, network: Network, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Egress((), LIMITS) as out:
-        with pytest.raises(EgressRefused, match="TENON_EGRESS_ALLOW") as refused:
+        with pytest.raises(EgressRefused, match="setting EGRESS_ALLOW") as refused:
             await out.send(get(f"http://{name}:{canary.port}/"))
     error = refused.value
     told = (str(error), repr(error), str(error.args), error.message, str(error.metadata))
