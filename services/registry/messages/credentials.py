@@ -257,15 +257,7 @@ def _marks(fingerprints: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _status(row: Any) -> pb2.Credential.Status.ValueType:
-    """How it stands; an intent whose lease is over without an end makes it uncertain."""
-    over = row.lease_is_over if hasattr(row, "lease_is_over") else _is_over(row)
-    lost = row.intent_version is not None and over and row.status not in {"reconnect", "revoked"}
-    word = "uncertain" if lost else row.status
-    return pb2.Credential.Status.Value(f"STATUS_{word.upper()}")
-
-
-def _is_over(row: Any) -> bool:
-    return row.lease_until is None or row.lease_until < row.now
+    return pb2.Credential.Status.Value(f"STATUS_{row.status.upper()}")
 
 
 def _usage(window: Any) -> list[pb2.CredentialUsage]:

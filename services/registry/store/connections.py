@@ -20,8 +20,6 @@ _SHOWN = select(
     func.coalesce(_V.name, "").label("ref_venue"),
     STANDING,
     _S.reason,
-    _S.intent_version,
-    (_S.lease_until < func.clock_timestamp()).label("lease_is_over"),
 ).select_from(
     t.connections.join(
         t.integrations,

@@ -22,6 +22,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -46,8 +47,18 @@ _OF_CURRENT = and_(
 _OF_KEY = and_(_K.tenant_id == _V.tenant_id, _K.data_key_id == _V.data_key_id)
 _IS_HEARD_OF = or_(*(_S.status == word for word in ("unknown", "valid", "invalid")))
 """How it stands is what its use tells."""
-# What has ended by what was declared says so, whatever was heard of it before.
+# An intent whose lease is over without an end makes it uncertain. What has ended by what was declared
+# says so, whatever was heard of it before.
 STANDING: Final = case(
+    (
+        and_(
+            _S.intent_version.is_not(None),
+            func.coalesce(_S.lease_until < _NOW, true()),
+            _S.status != "reconnect",
+            _S.status != "revoked",
+        ),
+        "uncertain",
+    ),
     (and_(_IS_HEARD_OF, _C.expires_at <= _NOW), "expired"),
     else_=_S.status,
 ).label("status")

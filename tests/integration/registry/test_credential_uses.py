@@ -283,6 +283,12 @@ async def test_what_has_ended_is_refused_and_says_so(
     request = connection_pb2.ListConnectionsRequest(parent=ACME)
     found = (await owner.connections.ListConnections(request)).connections
     assert [one.status for one in found] == [Status.STATUS_EXPIRED]
+    # Nobody knows what became of a redemption: so says the connection, too.
+    await rows.execute("UPDATE registry.credential_status SET intent_version = 1")
+    assert (await get(owner)).status == Status.STATUS_UNCERTAIN
+    found = (await owner.connections.ListConnections(request)).connections
+    assert [one.status for one in found] == [Status.STATUS_UNCERTAIN]
+    await rows.execute("UPDATE registry.credential_status SET intent_version = NULL")
     # Whoever renews it at the provider says until when.
     renewed = secret("token", expires="2199-01-01T00:00:00Z", values={"token": b"x"})
     await owner.apply("acme", [renewed])
