@@ -47,8 +47,8 @@ _OF_CURRENT = and_(
 _OF_KEY = and_(_K.tenant_id == _V.tenant_id, _K.data_key_id == _V.data_key_id)
 _IS_HEARD_OF = or_(*(_S.status == word for word in ("unknown", "valid", "invalid")))
 """How it stands is what its use tells."""
-# An intent whose lease is over without an end makes it uncertain. What has ended by what was declared
-# says so, whatever was heard of it before.
+# An intent whose lease is over without an end makes it uncertain. What has ended by what was
+# declared says so, whatever was heard of it before.
 STANDING: Final = case(
     (
         and_(
