@@ -108,9 +108,14 @@ def _default(field: FieldDescriptor, text: str) -> Any:
     default = json.loads(text) if text else None
     if default is None or field.message_type is None:
         return default
-    # Written as a value that was sent would be: protobuf's JSON knows 0.5s only as 0.500s.
-    message = GetMessageClass(field.message_type)()
-    return MessageToDict(ParseDict(default, message))
+    if isinstance(default, list):
+        return [_as_sent(field.message_type, each) for each in default]
+    return _as_sent(field.message_type, default)
+
+
+def _as_sent(kind: Descriptor, value: Any) -> Any:
+    """Written as a value that was sent would be: protobuf's JSON knows 0.5s only as 0.500s."""
+    return MessageToDict(ParseDict(value, GetMessageClass(kind)()))
 
 
 def field_at(message: Message, path: str) -> str:

@@ -111,19 +111,21 @@ STORED: Mapping[str, Stored] = {
     "WebhookEndpoint": Stored(
         t.webhook_endpoints,
         "endpoint_id",
-        ("direction", "is_active"),
+        ("direction", "is_active", "auth", "auth_header", "url", "headers", "delivery"),
         (
             Reference("integration", "integration_id", "Integration"),
             Reference("secret", "secret_id", "Credential"),
+            Reference("credential", "credential_id", "Credential"),
         ),
     ),
     "Subscription": Stored(
         t.subscriptions,
         "subscription_id",
-        ("is_active", "event_types", "filter"),
+        ("is_active", "event_types", "filter", "transform"),
         (
             Reference("endpoint", "endpoint_id", "WebhookEndpoint"),
             Reference("connector", "connector_id", "Connector"),
+            Reference("deliver_to", "target_id", "WebhookEndpoint"),
         ),
     ),
     "ReviewPolicy": Stored(

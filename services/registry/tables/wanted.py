@@ -39,18 +39,24 @@ webhook_endpoints = wanted(
     "endpoint_id",
     text("direction"),
     Column("is_active", Boolean, nullable=False),
-    id_("integration_id"),
-    id_("secret_id"),
+    id_("integration_id", nullable=True),
+    id_("secret_id", nullable=True),
+    text("auth"),
+    id_("credential_id", nullable=True),
+    *map(text, ("auth_header", "url")),
+    *(Column(name, JSONB, nullable=False) for name in ("headers", "delivery")),
 )
 
 subscriptions = wanted(
     "subscriptions",
     "subscription_id",
     Column("is_active", Boolean, nullable=False),
-    id_("endpoint_id"),
-    id_("connector_id"),
+    id_("endpoint_id", nullable=True),
+    id_("connector_id", nullable=True),
     Column("event_types", ARRAY(Text), nullable=False),
     text("filter"),
+    id_("target_id", nullable=True),
+    Column("transform", JSONB, nullable=False),
 )
 
 review_policies = wanted(

@@ -24,6 +24,7 @@ from services.registry.wanted.credential_checks import (
     check_credential,
     check_provider_of,
 )
+from services.registry.wanted.endpoint_checks import check_endpoint, check_routes
 from services.registry.wanted.objects import Complete, Declared, Key, Schemas, spec_of
 
 LONGEST_TIMEOUT_S: Final = 300.0
@@ -104,7 +105,7 @@ class Checks:
             "Credential": partial(check_credential, catalog=catalog),
             "Connection": check_connection,
             "Connector": self._connector,
-            "WebhookEndpoint": self._endpoint,
+            "WebhookEndpoint": partial(_endpoint, catalog=catalog),
             "Subscription": _subscription,
             "ReviewPolicy": self._policy,
         }
@@ -197,16 +198,6 @@ class Checks:
         seen = {"event": EVENT, "input": None, "steps": frozenset(names)}
         yield from _mappings(spec["output"], "spec.output", seen)
 
-    def _endpoint(self, one: Complete, known: Mapping[Key, Complete]) -> Found:
-        spec = one.spec()
-        integration = known.get(("Integration", spec["integration"]))
-        manifest = self._manifest(integration.spec()["provider"]) if integration else None
-        if manifest is not None and manifest.webhook is None:
-            yield "spec.integration", f"{manifest.provider} sends no webhooks that we can verify"
-        secret = known.get(("Credential", spec["secret"]))
-        if secret is not None and secret.spec()["type"] != "webhook_secret":
-            yield "spec.secret", "must be a Credential of type webhook_secret"
-
     def _manifest(self, provider: str) -> Manifest | None:
         try:
             return self._catalog.get(provider)
@@ -243,8 +234,18 @@ def _primary_of(one: Complete) -> tuple[str, str] | None:
     return one.fields["spec.provider"], one.fields["spec.environment"]
 
 
-def _subscription(one: Complete, _: Mapping[Key, Complete]) -> Found:
-    yield from _expression(one.spec()["filter"], "spec.filter", {"event": EVENT})
+def _endpoint(one: Complete, known: Mapping[Key, Complete], catalog: Catalog) -> Found:
+    yield from check_endpoint(one, known, catalog)
+    delivery = one.spec()["delivery"]
+    yield from _expression(delivery["key"], "spec.delivery.key", {"event": EVENT})
+
+
+def _subscription(one: Complete, known: Mapping[Key, Complete]) -> Found:
+    spec = one.spec()
+    yield from _expression(spec["filter"], "spec.filter", {"event": EVENT})
+    for inner, sentence in templates.problems(spec["transform"], {"event": EVENT}):
+        yield f"spec.transform{inner}", sentence
+    yield from check_routes(one, known)
 
 
 def _lane(lane: Mapping[str, Any], path: str) -> Found:

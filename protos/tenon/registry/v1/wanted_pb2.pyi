@@ -1076,22 +1076,64 @@ Global___RetryPolicy: _TypeAlias = RetryPolicy  # noqa: Y015
 
 @_typing.final
 class WebhookEndpointSpec(_message.Message):
-    """Where a provider's webhooks arrive."""
+    """Where webhooks arrive, or where events are delivered."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     DIRECTION_FIELD_NUMBER: _builtins.int
     INTEGRATION_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     IS_ACTIVE_FIELD_NUMBER: _builtins.int
+    AUTH_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
+    AUTH_HEADER_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
     direction: _builtins.str
     """Which way the events go."""
     integration: _builtins.str
-    """The integration whose provider calls."""
+    """Of an inbound one: the integration whose provider calls."""
     secret: _builtins.str
-    """The credential (webhook_secret) the signature is checked with."""
+    """What signatures are checked with, or made with."""
     is_active: _builtins.bool
-    """Inactive answers like an unknown endpoint."""
+    """Inactive answers like an unknown endpoint, and nothing is delivered."""
+    auth: _builtins.str
+    """How the sender proves who it is. NONE is said, never the default."""
+    credential: _builtins.str
+    """What is shown for BEARER, API_KEY, BASIC, CUSTOM and OAUTH2, or what must be shown."""
+    auth_header: _builtins.str
+    """The header of API_KEY and CUSTOM."""
+    url: _builtins.str
+    """Of an outbound one: where events are sent."""
+    @_builtins.property
+    def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Of an outbound one: further headers."""
+
+    @_builtins.property
+    def delivery(self) -> Global___DeliveryPolicy:
+        """Of an outbound one: how deliveries take their turns and are tried again."""
+
     def __init__(
         self,
         *,
@@ -1099,10 +1141,16 @@ class WebhookEndpointSpec(_message.Message):
         integration: _builtins.str = ...,
         secret: _builtins.str = ...,
         is_active: _builtins.bool | None = ...,
+        auth: _builtins.str = ...,
+        credential: _builtins.str = ...,
+        auth_header: _builtins.str = ...,
+        url: _builtins.str = ...,
+        headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        delivery: Global___DeliveryPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "is_active", b"is_active"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "delivery", b"delivery", "is_active", b"is_active"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "direction", b"direction", "integration", b"integration", "is_active", b"is_active", "secret", b"secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "auth", b"auth", "auth_header", b"auth_header", "credential", b"credential", "delivery", b"delivery", "direction", b"direction", "headers", b"headers", "integration", b"integration", "is_active", b"is_active", "secret", b"secret", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
     _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015
@@ -1111,8 +1159,61 @@ class WebhookEndpointSpec(_message.Message):
 Global___WebhookEndpointSpec: _TypeAlias = WebhookEndpointSpec  # noqa: Y015
 
 @_typing.final
+class DeliveryPolicy(_message.Message):
+    """How deliveries to one endpoint take their turns, and when one is tried again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    RATE_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    ORDERING_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    concurrency: _builtins.int
+    """How many run at once."""
+    rate_per_minute: _builtins.int
+    """How many begin a minute."""
+    ordering: _builtins.str
+    """`endpoint` delivers one after the other; `key` does within each key."""
+    key: _builtins.str
+    """Whose order is kept: an expression over `event`."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long one try may take."""
+
+    @_builtins.property
+    def retries(self) -> _containers.RepeatedCompositeFieldContainer[_duration_pb2.Duration]:
+        """The waits between tries; after the last one the delivery is dead."""
+
+    def __init__(
+        self,
+        *,
+        timeout: _duration_pb2.Duration | None = ...,
+        retries: _abc.Iterable[_duration_pb2.Duration] | None = ...,
+        concurrency: _builtins.int | None = ...,
+        rate_per_minute: _builtins.int | None = ...,
+        ordering: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_rate_per_minute", b"_rate_per_minute", "concurrency", b"concurrency", "rate_per_minute", b"rate_per_minute", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_rate_per_minute", b"_rate_per_minute", "concurrency", b"concurrency", "key", b"key", "ordering", b"ordering", "rate_per_minute", b"rate_per_minute", "retries", b"retries", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
+    _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
+    _WhichOneofReturnType__rate_per_minute: _TypeAlias = _typing.Literal["rate_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__rate_per_minute: _TypeAlias = _typing.Literal["_rate_per_minute", b"_rate_per_minute"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrency) -> _WhichOneofReturnType__concurrency | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rate_per_minute) -> _WhichOneofReturnType__rate_per_minute | None: ...
+
+Global___DeliveryPolicy: _TypeAlias = DeliveryPolicy  # noqa: Y015
+
+@_typing.final
 class SubscriptionSpec(_message.Message):
-    """A rule that routes events to a connector."""
+    """A rule that routes events to a connector or to an endpoint."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1121,6 +1222,8 @@ class SubscriptionSpec(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     CONNECTOR_FIELD_NUMBER: _builtins.int
     IS_ACTIVE_FIELD_NUMBER: _builtins.int
+    DELIVER_TO_FIELD_NUMBER: _builtins.int
+    TRANSFORM_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """The endpoint whose events it takes."""
     filter: _builtins.str
@@ -1129,9 +1232,15 @@ class SubscriptionSpec(_message.Message):
     """The connector to run."""
     is_active: _builtins.bool
     """Inactive routes nothing."""
+    deliver_to: _builtins.str
+    """The endpoint to deliver to."""
     @_builtins.property
     def event_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Types of events, such as `issues.opened`; `issues.*` takes all of that family, none takes all."""
+
+    @_builtins.property
+    def transform(self) -> _struct_pb2.Value:
+        """What is delivered instead of the payload."""
 
     def __init__(
         self,
@@ -1141,10 +1250,12 @@ class SubscriptionSpec(_message.Message):
         filter: _builtins.str = ...,
         connector: _builtins.str = ...,
         is_active: _builtins.bool | None = ...,
+        deliver_to: _builtins.str = ...,
+        transform: _struct_pb2.Value | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "is_active", b"is_active"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "is_active", b"is_active", "transform", b"transform"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "connector", b"connector", "endpoint", b"endpoint", "event_types", b"event_types", "filter", b"filter", "is_active", b"is_active"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "connector", b"connector", "deliver_to", b"deliver_to", "endpoint", b"endpoint", "event_types", b"event_types", "filter", b"filter", "is_active", b"is_active", "transform", b"transform"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
     _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015

@@ -1,0 +1,130 @@
+"""Whether endpoints make sense, and what is routed to them: pure."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from services.chassis.egress_requests import OWNED_HEADERS
+from services.providers.catalog import Catalog
+from services.providers.urls import base_url_problem
+from services.registry.wanted.objects import Complete, Key
+
+Found = Iterator[tuple[str, str]]
+Known = Mapping[Key, Complete]
+
+INBOUND: Final = "INBOUND"
+OUTBOUND: Final = "OUTBOUND"
+SIGNATURE: Final = "SIGNATURE"
+SHOWN: Final[Mapping[str, frozenset[str]]] = {
+    "BEARER": frozenset({"bearer"}),
+    "API_KEY": frozenset({"api_key"}),
+    "BASIC": frozenset({"basic"}),
+    "CUSTOM": frozenset({"api_key", "bearer"}),
+    "OAUTH2": frozenset({"oauth2"}),
+}
+"""The types of credential that each way of proving who one is takes."""
+LONGEST_TIMEOUT_S: Final = 30.0
+LONGEST_WAIT_S: Final = 7 * 86_400.0
+MOST_AT_ONCE: Final = 1000
+_HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+_RESERVED: Final = OWNED_HEADERS | {
+    *("authorization", "content-type", "webhook-id", "webhook-timestamp", "webhook-signature"),
+}
+
+
+def check_endpoint(one: Complete, known: Known, catalog: Catalog) -> Found:
+    """The faults of an endpoint."""
+    spec = one.spec()
+    secret = known.get(("Credential", spec["secret"]))
+    if secret is not None and secret.spec()["type"] != "webhook_secret":
+        yield "spec.secret", "must be a Credential of type webhook_secret"
+    yield from _auth(spec, known)
+    yield from (_inbound if spec["direction"] == INBOUND else _outbound)(spec, known, catalog)
+
+
+def check_routes(one: Complete, known: Known) -> Found:
+    """Whether a subscription says where from and where to."""
+    spec = one.spec()
+    if bool(spec["connector"]) == bool(spec["deliver_to"]):
+        yield "spec.connector", "give either a connector or deliver_to"
+    for field, way in (("endpoint", INBOUND), ("deliver_to", OUTBOUND)):
+        endpoint = known.get(("WebhookEndpoint", spec[field]))
+        if endpoint is not None and endpoint.spec()["direction"] != way:
+            yield f"spec.{field}", f"must be a WebhookEndpoint of direction {way}"
+    if spec["transform"] and not spec["deliver_to"]:
+        yield "spec.transform", "is for what is delivered; a connector's steps have templates"
+
+
+def _auth(spec: Mapping[str, Any], known: Known) -> Found:
+    takes = SHOWN.get(spec["auth"], frozenset())
+    credential = known.get(("Credential", spec["credential"]))
+    if takes and not spec["credential"]:
+        yield "spec.credential", f"is required where auth is {spec['auth']}"
+    elif spec["credential"] and not takes:
+        yield "spec.credential", f"is not used where auth is {spec['auth']}"
+    elif credential is not None and credential.spec()["type"] not in takes:
+        types = " or ".join(sorted(takes))
+        yield "spec.credential", f"must be a Credential of type {types}"
+    if spec["auth_header"] and spec["auth"] not in {"API_KEY", "CUSTOM"}:
+        yield "spec.auth_header", "is for auth API_KEY and CUSTOM"
+    elif spec["auth_header"] and not _is_free(spec["auth_header"]):
+        yield "spec.auth_header", "is not the name of a header that may be set"
+    if spec["auth"] == "CUSTOM" and not spec["auth_header"]:
+        yield "spec.auth_header", "is required where auth is CUSTOM"
+
+
+def _inbound(spec: Mapping[str, Any], known: Known, catalog: Catalog) -> Found:
+    if not spec["integration"]:
+        yield "spec.integration", "is required: whose webhooks arrive here"
+    for field in ("url", "headers"):
+        if spec[field]:
+            yield f"spec.{field}", "is for endpoints of direction OUTBOUND"
+    if spec["auth"] == "OAUTH2":
+        yield "spec.auth", "OAUTH2 is for endpoints of direction OUTBOUND"
+    if spec["auth"] == SIGNATURE and not spec["secret"]:
+        yield "spec.secret", "is required: what signatures are checked with"
+    integration = known.get(("Integration", spec["integration"]))
+    provider = integration.spec()["provider"] if integration else ""
+    manifest = catalog.manifests.get(provider)
+    if manifest is not None and manifest.webhook is None:
+        yield "spec.integration", f"{manifest.provider} sends no webhooks that we can verify"
+
+
+def _outbound(spec: Mapping[str, Any], _known: Known, _catalog: Catalog) -> Found:
+    if spec["integration"]:
+        yield "spec.integration", "is for endpoints of direction INBOUND"
+    if not spec["url"]:
+        yield "spec.url", "is required: where events are sent"
+    elif problem := base_url_problem(spec["url"].partition("?")[0]):
+        yield "spec.url", problem
+    if not spec["secret"]:
+        yield "spec.secret", "is required: what deliveries are signed with"
+    for name, value in spec["headers"].items():
+        if not _is_free(name):
+            yield f"spec.headers.{name}", "is not the name of a header that may be set"
+        elif not value.isprintable() or not value.isascii():
+            yield f"spec.headers.{name}", "must be printable ASCII"
+    yield from _policy(spec["delivery"])
+
+
+def _policy(policy: Mapping[str, Any]) -> Found:
+    path = "spec.delivery"
+    if not 0 < _seconds(policy["timeout"]) <= LONGEST_TIMEOUT_S:
+        yield f"{path}.timeout", f"must be more than 0s and at most {LONGEST_TIMEOUT_S:.0f}s"
+    for index, wait in enumerate(policy["retries"]):
+        if not 0 < _seconds(wait) <= LONGEST_WAIT_S:
+            yield f"{path}.retries[{index}]", "must be more than 0s and at most 7 days"
+    if not 1 <= policy["concurrency"] <= MOST_AT_ONCE:
+        yield f"{path}.concurrency", f"must be 1 to {MOST_AT_ONCE}"
+    if policy["rate_per_minute"] < 0:
+        yield f"{path}.rate_per_minute", "must be 0, which is without limit, or more"
+    if (policy["ordering"] == "key") != bool(policy["key"]):
+        yield f"{path}.key", "goes with ordering: key, and only with that"
+
+
+def _is_free(name: str) -> bool:
+    return bool(_HEADER.fullmatch(name)) and name.lower() not in _RESERVED
+
+
+def _seconds(duration: str) -> float:
+    return float(duration.removesuffix("s"))
