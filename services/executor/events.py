@@ -10,17 +10,18 @@ from services.chassis.database import Database, Transaction
 from services.chassis.envelope import Unsealable
 from services.chassis.evaluator import Evaluator
 from services.chassis.ids import uuid7
-from services.executor import executions
+from services.executor import lanes, routing
 from services.executor.credentials import LeasedKey
-from services.executor.executions import Run
+from services.executor.routing import Route, Told
 from services.executor.sealing import Row, opened_bytes, sealed_bytes
 from services.executor.store import events as store
 from services.executor.store import projected
 from services.executor.store.events import Kept
 from services.executor.store.projected import ProjectedObject
-from services.executor.subscriptions import matching
+from services.executor.work import Started
 
-CONNECTOR: Final = "Connector"
+PUBLISHED: Final = UUID(int=0)
+"""In place of the endpoint of an event that came by none."""
 TABLE: Final = "executor.events"
 HEADERS: Final = "sealed_headers"
 BODY: Final = "body"
@@ -28,14 +29,14 @@ BODY: Final = "body"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One verified webhook.
+    """One verified webhook, or what a service published: then it has no endpoint.
 
     `headers` are the kept ones, in lower case; `payload` is what `body`, as it came, says in JSON,
     None where it is not JSON.
     """
 
     tenant_id: UUID
-    endpoint: ProjectedObject
+    endpoint: ProjectedObject | None
     type: str
     delivery_key: str
     headers: Mapping[str, str]
@@ -43,43 +44,63 @@ class Event:
     body: bytes = field(repr=False)
     id: UUID = field(default_factory=uuid7)
 
+    @property
+    def endpoint_id(self) -> UUID:
+        """The endpoint it came by."""
+        return PUBLISHED if self.endpoint is None else self.endpoint.object_id
 
-async def taken_by(database: Database, event: Event, evaluator: Evaluator) -> list[ProjectedObject]:
-    """The subscriptions that take an event. Raises Unavailable.
+
+async def taken_by(database: Database, event: Event, evaluator: Evaluator) -> list[Route]:
+    """Where an event goes. Raises Unavailable.
 
     Outside any transaction: a filter may have to wait for its turn.
     """
-    found = await projected.subscriptions_of(database, event.tenant_id, event.endpoint.name)
+    name = event.endpoint.name if event.endpoint is not None else ""
+    found = await projected.subscriptions_of(database, event.tenant_id, name)
     context = as_context(event)
     view = evaluator.seeing({"event": context}, event.tenant_id)
-    return await matching(found, context, view)
+    return await routing.routes(database, event.tenant_id, found, context, view)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """An event that is taken in, and where it goes."""
+
+    event: Event
+    taking: Sequence[Route]
 
 
 async def accept(
-    tx: Transaction,
-    event: Event,
-    taking: Sequence[ProjectedObject],
-    key: LeasedKey,
-    *,
-    seal: bool = True,
-) -> UUID:
-    """Keep an event and start what it starts; answers with its id, if redelivered the first one's.
+    tx: Transaction, arrived: Sequence[Arrived], key: LeasedKey, *, seal: bool = True
+) -> list[UUID]:
+    """Keep a tenant's events and start what they start.
 
-    All in the caller's transaction: receipt, event, executions and their work are there together.
-    `seal`: its headers and body are kept sealed with the key.
+    Answers with their ids, in order; of one that was delivered before with the first one's. All in
+    the caller's transaction: receipts, events, executions, deliveries and their work are there
+    together. `seal`: headers and bodies are kept sealed with the key.
     """
-    endpoint_id = event.endpoint.object_id
-    known = await store.receive(tx, event.tenant_id, endpoint_id, event.delivery_key, event.id)
-    if known == event.id:
-        await store.store(
-            tx,
-            _sealed(event, key) if seal else _in_clear(event),
-            endpoint_id=endpoint_id,
-            event_type=event.type,
-            delivery_key=event.delivery_key,
-        )
-        await _route(tx, event, taking, key)
+    known, begun = list[UUID](), list[Started]()
+    for each in arrived:
+        event = each.event
+        of_endpoint = (event.tenant_id, event.endpoint_id, event.delivery_key)
+        known.append(await store.receive(tx, *of_endpoint, event.id))
+        if known[-1] == event.id:
+            await _keep(tx, event, key if seal else None)
+            begun += await routing.started(tx, _told(event), each.taking, key)
+    if begun:
+        # One for all: a second would want lanes while holding the tenant lane.
+        await lanes.begin(tx, arrived[0].event.tenant_id, begun)
     return known
+
+
+async def _keep(tx: Transaction, event: Event, key: LeasedKey | None) -> None:
+    await store.store(
+        tx,
+        _in_clear(event) if key is None else _sealed(event, key),
+        endpoint_id=event.endpoint_id,
+        event_type=event.type,
+        delivery_key=event.delivery_key,
+    )
 
 
 def opened(kept: Kept, key: LeasedKey | None) -> Kept:
@@ -120,28 +141,5 @@ def _in_clear(event: Event) -> Kept:
     return Kept(event.tenant_id, event.id, event.headers, event.body)
 
 
-async def _route(
-    tx: Transaction, event: Event, taking: Sequence[ProjectedObject], key: LeasedKey
-) -> None:
-    context = as_context(event)
-    runs = [await _run(tx, event, subscription, context) for subscription in taking]
-    await executions.start_all(tx, [run for run in runs if run is not None], key)
-
-
-async def _run(
-    tx: Transaction, event: Event, subscription: ProjectedObject, context: dict[str, Any]
-) -> Run | None:
-    """What a subscription starts; nothing if its connector is inactive."""
-    name = subscription.spec["connector"]
-    connector = await projected.one(tx, event.tenant_id, CONNECTOR, name)
-    if connector is None or not connector.spec["is_active"]:
-        return None
-    return Run(
-        tenant_id=event.tenant_id,
-        connector=connector,
-        trigger_kind="event",
-        trigger_id=event.id,
-        event_type=event.type,
-        subscription=subscription.name,
-        input={"event": context, "input": {}},
-    )
+def _told(event: Event) -> Told:
+    return Told(event.tenant_id, event.id, as_context(event), event.body)

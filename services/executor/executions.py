@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol
@@ -29,7 +29,7 @@ from services.executor.store.execution_ends import Ending
 from services.executor.store.executions import Execution
 from services.executor.store.projected import ProjectedObject, Wanted
 from services.executor.watching import POLL_S, Changes, Waiter
-from services.executor.work import Claimed, WorkItem
+from services.executor.work import Claimed, Started, WorkItem
 
 KIND: Final = "execution"
 CONNECTOR: Final = "Connector"
@@ -100,20 +100,14 @@ async def start(
     has begun.
     """
     execution_id = execution_id or uuid7()
-    await lanes.enqueue(
-        tx, run.tenant_id, [_work(run, execution_id)], _inserting(run, key, execution_id)
-    )
+    await lanes.begin(tx, run.tenant_id, [started(run, key, execution_id)])
     return execution_id
 
 
-async def start_all(tx: Transaction, runs: Sequence[Run], key: LeasedKey) -> None:
-    """Insert several executions of one tenant and their work, as `start` does with one."""
-    if not runs:
-        return
-    # One enqueue a transaction: a second would want lanes while holding the tenant lane.
-    new = [(run, uuid7()) for run in runs]
-    inserts = [one for run, execution_id in new for one in _inserting(run, key, execution_id)]
-    await lanes.enqueue(tx, runs[0].tenant_id, [_work(*each) for each in new], inserts)
+def started(run: Run, key: LeasedKey, execution_id: UUID | None = None) -> Started:
+    """An execution and its work, to be begun together with others."""
+    execution_id = execution_id or uuid7()
+    return Started(_work(run, execution_id), _inserting(run, key, execution_id))
 
 
 def _work(run: Run, execution_id: UUID) -> WorkItem:

@@ -1,20 +1,22 @@
-"""What a tenant wants of its lanes: its limits, each connector's policy, and whose lane it is.
+"""What a tenant wants of its lanes: its limits, each one's policy, and whose lane it is.
 
-A connector's lane has the connector's id, and its `owner` says what the connector is. Nothing of an
-`inactive` one begins; it waits. What waits for one that is `gone` is claimed at once, whatever else
-holds the lane, only to fail with CONNECTOR_GONE; once it is empty the lane goes too. Why operators
+The lane of a connector, or of an endpoint that events go out to, has the id of that, and its
+`owner` says what that is. Nothing of an `inactive` one begins; it waits. What waits for one that is
+`gone` is claimed at once, whatever else holds the lane, only to fail; once it is empty the lane
+goes too. Why operators
 or a breaker paused a lane is kept elsewhere (`pause_reason`): neither undoes the other.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 from uuid import UUID
 
 from services.chassis.database import Bound, Transaction
-from services.executor import lanes, steering
-from services.executor.executions import CONNECTOR, KIND
+from services.executor import executions, lanes, steering
+from services.executor.deliveries import policies
+from services.executor.executions import CONNECTOR
 from services.executor.steering import Limits
 from services.executor.store import governed
 from services.executor.store.projected import ProjectedObject
@@ -25,12 +27,16 @@ log = logging.getLogger(__name__)
 Owner = Literal["active", "inactive", "gone"]
 
 A_MINUTE_S: Final = 60
+KINDS: Final = [executions.KIND, policies.KIND]
+ENDPOINT: Final = "WebhookEndpoint"
+OUTBOUND: Final = "OUTBOUND"
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """How a lane is to be."""
 
+    kind: str
     owner: Owner
     policy: LanePolicy
 
@@ -39,7 +45,7 @@ class Wanted:
 class Changes:
     """What of a tenant's lanes is not as it is wanted."""
 
-    policies: Mapping[UUID, LanePolicy]
+    policies: Mapping[UUID, tuple[str, LanePolicy]]
     owners: Mapping[UUID, Owner]
 
     @property
@@ -62,7 +68,7 @@ async def govern(
     """
     key = {"tenant_id": tenant_id}
     ruling, found = await tx.pipeline(
-        [Bound(governed.LIMITS_OF, key), Bound(governed.LANES_OF, {**key, "kind": KIND})]
+        [Bound(governed.LIMITS_OF, key), Bound(governed.LANES_OF, {**key, "kinds": KINDS})]
     )
     changes = changes_of(found, lanes_of(objects))
     if changes.lane_ids:
@@ -72,15 +78,22 @@ async def govern(
 
 
 def lanes_of(objects: Sequence[ProjectedObject]) -> dict[UUID, Wanted]:
-    """The lane of each connector, as it is to be."""
+    """The lane of each connector and each outbound endpoint, as it is to be."""
     providers = {each.name: each.spec["provider"] for each in objects if each.kind == "Integration"}
     return {
-        each.object_id: Wanted(
-            "active" if each.spec["is_active"] else "inactive", policy_of(each.spec, providers)
-        )
+        each.object_id: Wanted(kind, "active" if each.spec["is_active"] else "inactive", policy)
         for each in objects
-        if each.kind == CONNECTOR
+        for kind, policy in _lane_of(each, providers)
     }
+
+
+def _lane_of(
+    each: ProjectedObject, providers: Mapping[str, str]
+) -> Iterator[tuple[str, LanePolicy]]:
+    if each.kind == CONNECTOR:
+        yield executions.KIND, policy_of(each.spec, providers)
+    elif each.kind == ENDPOINT and each.spec["direction"] == OUTBOUND:
+        yield policies.KIND, policies.policy_of(each.spec)
 
 
 def policy_of(spec: Mapping[str, Any], providers: Mapping[str, str]) -> LanePolicy:
@@ -101,7 +114,7 @@ def changes_of(found: Sequence[Any], wanted: Mapping[UUID, Wanted]) -> Changes:
     """What to change in the lanes that were found; one that nobody wants has lost its owner."""
     stand = {row.lane_id: row for row in found}
     policies = {
-        lane_id: each.policy
+        lane_id: (each.kind, each.policy)
         for lane_id, each in wanted.items()
         if lane_id not in stand or not _has(stand[lane_id], each.policy)
     }
@@ -127,7 +140,7 @@ async def _change(tx: Transaction, tenant_id: UUID, changes: Changes) -> None:
     gone = {**key, "lane_ids": changes.gone}
     *_, waiting = await tx.pipeline(
         [
-            *steering.shaping(tenant_id, KIND, changes.policies, changes.lane_ids),
+            *steering.shaping(tenant_id, changes.policies, changes.lane_ids),
             Bound(governed.SET_OWNERS, {**key, **owners}),
             Bound(governed.HASTEN_WORK, gone),
             Bound(governed.COUNT_WAITING, gone),
@@ -135,7 +148,7 @@ async def _change(tx: Transaction, tenant_id: UUID, changes: Changes) -> None:
     )
     for row in waiting:
         log.warning(
-            "connector %s is gone: %d runs that wait end with CONNECTOR_GONE",
+            "the owner of lane %s is gone: %d pieces of work that wait for it end",
             row.lane_id,
             row.waiting,
         )

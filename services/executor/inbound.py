@@ -19,7 +19,7 @@ from services.chassis.ids import SLUG
 from services.chassis.secret import Secret
 from services.executor import events
 from services.executor.credentials import Resolved
-from services.executor.events import Event
+from services.executor.events import Arrived, Event
 from services.executor.registry import Registry
 from services.executor.store import projected, tenants
 from services.executor.store.projected import ProjectedObject
@@ -106,7 +106,7 @@ class Inbound:
         event = event_of(door, delivery)
         taking = await events.taken_by(self._database, event, self._evaluator)
         async with self._database.tenant(door.tenant_id) as tx:
-            accepted = await events.accept(tx, event, taking, key, seal=self._seal)
+            (accepted,) = await events.accept(tx, [Arrived(event, taking)], key, seal=self._seal)
             BEFORE_COMMIT.hit()
         AFTER_COMMIT.hit()
         return accepted

@@ -47,7 +47,7 @@ from services.chassis.errors import Aborted, ResourceExhausted
 from services.chassis.ids import uuid7
 from services.executor.store import lanes as store
 from services.executor.store import work as rows
-from services.executor.work import Breaker, Claimed, ClaimLost, LanePolicy, WorkItem
+from services.executor.work import Breaker, Claimed, ClaimLost, LanePolicy, Started, WorkItem
 
 CHANNEL: Final = "executor_work"
 CANCEL_CHANNEL: Final = "executor_cancel"
@@ -81,6 +81,15 @@ async def enqueue(
     """
     if items:
         await tx.pipeline([*first, *enqueueing(tenant_id, items)])
+
+
+async def begin(tx: Transaction, tenant_id: UUID, started: Sequence[Started]) -> None:
+    """Insert several pieces of work with what they are about, as `enqueue` does.
+
+    Of a transaction this is the only one: a second would want lanes while holding the tenant lane.
+    """
+    first = [bound for each in started for bound in each.first]
+    await enqueue(tx, tenant_id, [each.item for each in started], first)
 
 
 def enqueueing(tenant_id: UUID, items: Sequence[WorkItem]) -> list[Bound]:

@@ -45,6 +45,7 @@ from services.executor.activity import Activities
 from services.executor.audit_shipping import Shipping
 from services.executor.calling import Calling
 from services.executor.crew import supervise_crew
+from services.executor.deliveries.sending import Sending
 from services.executor.doctor import Doctor
 from services.executor.draining import Draining
 from services.executor.dry_runs import DryRuns
@@ -325,7 +326,9 @@ def _wire(
     recorder = Recorder(database, lease_s=settings.lease_s)
     running = Running(database, registry, calling, catalog, recorder, changes, evaluator)
     limits = WorkerLimits(items=settings.concurrency, lease_s=settings.lease_s)
-    worker = Worker(database, {running.name: running}, recorder, limits)
+    sending = Sending(database, registry, egress, recorder)
+    kinds = {kind.name: kind for kind in (running, sending)}
+    worker = Worker(database, kinds, recorder, limits)
     return Wired(
         settings, database, registry, connecting, uses, tenants.finder(database), catalog, changes,
         evaluator, worker, Scheduler(database, registry), Doctor(database),

@@ -30,10 +30,10 @@ def without(values: Mapping[str, Json], secrets: Collection[Secret]) -> dict[str
     return {name: _without(value, hidden) for name, value in values.items()}
 
 
-def sentence(text: str, secrets: Collection[Secret]) -> str:
-    """A message from elsewhere as one line without secrets, cut to 300 characters."""
+def sentence(text: str, secrets: Collection[Secret], longest: int = LONGEST_SENTENCE) -> str:
+    """A message from elsewhere as one line without secrets, cut to `longest` characters."""
     shown = MASK if _is_secret(text, _in_clear(secrets)) else _printable(redact(text))
-    return shown if len(shown) <= LONGEST_SENTENCE else shown[:LONGEST_SENTENCE] + MORE
+    return shown if len(shown) <= longest else shown[:longest] + MORE
 
 
 def _masked(value: object, hidden: tuple[str, ...], depth: int) -> Json:

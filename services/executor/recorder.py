@@ -172,7 +172,9 @@ class Recorder:
         if isinstance(entry.outcome, Later):
             return entry.outcome.delay_s
         after = entry.claimed.retry_s[entry.claimed.failures]
-        return after * self._rng.uniform(1 - JITTER, 1 + JITTER)
+        spread = after * self._rng.uniform(1 - JITTER, 1 + JITTER)
+        least_s = entry.outcome.least_s if isinstance(entry.outcome, Failed) else 0.0
+        return max(spread, least_s)
 
 
 def _locked(tenant_id: UUID, entries: Sequence[_Entry]) -> list[Bound]:

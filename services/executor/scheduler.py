@@ -17,7 +17,7 @@ from services.chassis.database import Database, Transaction
 from services.chassis.errors import ResourceExhausted, TenonError
 from services.chassis.recurrence import Recurrence, RecurrenceError
 from services.chassis.retention import utc_now
-from services.executor import executions
+from services.executor import executions, lanes
 from services.executor.credentials import LeasedKey, Secrets
 from services.executor.executions import CONNECTOR, Run
 from services.executor.store import schedules as store
@@ -85,7 +85,7 @@ class Scheduler:
             runs = _runs(tenant_id, due)
             moved, gone = _moved(tenant_id, due.schedules, now)
             await store.move(tx, tenant_id, moved, gone)
-            await executions.start_all(tx, runs, key)
+            await lanes.begin(tx, tenant_id, [executions.started(run, key) for run in runs])
         self.started += len(runs)
         return len(due.schedules)
 

@@ -6,6 +6,7 @@ Whatever makes a lane or a tenant due follows the protocol of `services.executor
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from operator import itemgetter
 from uuid import UUID
 
 from services.chassis.database import Bound, Transaction
@@ -30,16 +31,16 @@ class Limits:
 
 
 def shaping(
-    tenant_id: UUID, kind: str, policies: Mapping[UUID, LanePolicy], changing: Sequence[UUID]
+    tenant_id: UUID, policies: Mapping[UUID, tuple[str, LanePolicy]], changing: Sequence[UUID]
 ) -> list[Bound]:
-    """The statements that give lanes their policies, making those that are new.
+    """The statements that give lanes their kinds and policies, making those that are new.
 
     All that are `changing` are locked first and looked at anew, as far as they are there already.
     """
     key = {"tenant_id": tenant_id, "delay": timedelta()}
     lanes = [
-        {**key, "lane_id": lane_id, "kind": kind, **policy_row(policies[lane_id])}
-        for lane_id in sorted(policies)
+        {**key, "lane_id": lane_id, "kind": kind, **policy_row(policy)}
+        for lane_id, (kind, policy) in sorted(policies.items(), key=itemgetter(0))
     ]
     return [
         Bound(store.ENSURE_TENANT_LANE, key),
@@ -54,9 +55,10 @@ async def shape(
     tx: Transaction, tenant_id: UUID, kind: str, policies: Mapping[UUID, LanePolicy]
 ) -> None:
     """Give lanes their policies, and look at the tenant."""
+    wanted = {lane_id: (kind, policy) for lane_id, policy in policies.items()}
     await tx.pipeline(
         [
-            *shaping(tenant_id, kind, policies, list(policies)),
+            *shaping(tenant_id, wanted, list(wanted)),
             Bound(store.PULL_TENANT_LANE, {"tenant_id": tenant_id, "delay": timedelta()}),
             Bound(store.NOTIFY, {"channel": CHANNEL}),
         ]

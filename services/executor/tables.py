@@ -244,3 +244,37 @@ RUN_REQUESTS = Table(
     _column("execution_id", Uuid),
     _column("created_at", TIME),
 )
+
+DELIVERIES = Table(
+    "deliveries",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("id", Uuid),
+    _column("event_id", Uuid),
+    _column("event_type", Text),
+    _column("endpoint_id", Uuid),
+    _column("endpoint", Text),
+    _column("subscription", Text),
+    _column("state", Text),
+    _column("attempts", Integer),
+    _column("response_status", Integer),
+    _column("failure_reason", Text),
+    _column("payload_hash", LargeBinary),
+    _column("data_key_id", Uuid, nullable=True),
+    _column("sealed_body", LargeBinary, nullable=True),
+    _column("created_at", TIME),
+    _column("ended_at", TIME, nullable=True),
+)
+
+DELIVERY_ATTEMPTS = Table(
+    "delivery_attempts",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("delivery_id", Uuid),
+    _column("number", Integer),
+    _column("started_at", TIME),
+    _column("duration_ms", Integer),
+    _column("response_status", Integer),
+    _column("failure_reason", Text),
+    _column("response_head", Text),
+)

@@ -82,6 +82,14 @@ class WorkItem:
 
 
 @dataclass(frozen=True, slots=True)
+class Started:
+    """Work, and the statements that make what it is about; both are there, or neither."""
+
+    item: WorkItem
+    first: Sequence[Bound] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed:
     """Work that is ours until the lease runs out.
 
@@ -131,7 +139,12 @@ class Later(Outcome):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Outcome):
-    """It is tried again when the lane's schedule says so, or else given up."""
+    """It is tried again when the lane's schedule says so, but not before `least_s` seconds.
+
+    Where the schedule is at its end it is given up.
+    """
+
+    least_s: float = 0.0
 
 
 class Notes(Protocol):

@@ -26,7 +26,7 @@ from services.registry import tables as registry_tables
 
 DIALECT = create_engine("postgresql+psycopg://").dialect
 REPOSITORY = Path(__file__).parents[2]
-HEADS = {"registry": "r0003", "executor": "e0002"}
+HEADS = {"registry": "r0003", "executor": "e0003"}
 SHAPE = """
     SELECT n.nspname, c.relname, c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.relacl::text,
         a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
@@ -39,11 +39,11 @@ SHAPE = """
 FUNCTIONS = """
     SELECT oid::regprocedure FROM pg_proc
     WHERE pronamespace IN ('registry'::regnamespace, 'executor'::regnamespace)"""
-BLIND_BACKFILL = """
+BLIND_BACKFILL = f"""
 from alembic import op
 
 revision = "e9999"
-down_revision = "e0002"
+down_revision = "{HEADS["executor"]}"
 
 
 def upgrade():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import bindparam, select
@@ -102,4 +103,9 @@ async def store(
 async def find(database: Database, tenant_id: UUID, event_id: UUID) -> Kept | None:
     """What is kept of an event's headers and body."""
     rows = await database.read(tenant_id, KEPT, tenant_id=tenant_id, id=event_id)
-    return Kept(**rows[0]._asdict()) if rows else None
+    return kept(rows[0]) if rows else None
+
+
+def kept(row: Any) -> Kept:
+    """What a row of events keeps of its headers and body."""
+    return Kept(**{name: getattr(row, name) for name in _KEPT})

@@ -1,6 +1,6 @@
 """What lanes and their tenant are governed by, read and changed; see `services.executor.governing`.
 
-Parameters: `tenant_id`, `kind`, `lane_ids`, and with them `owners`, one for each.
+Parameters: `tenant_id`, `kinds`, `lane_ids`, and with them `owners`, one for each.
 """
 
 from sqlalchemy import ARRAY, String, Uuid, and_, bindparam, func, select, update
@@ -19,7 +19,8 @@ LIMITS_OF = Statement(
 )
 LANES_OF = Statement(
     select(LANES.c.lane_id, LANES.c.owner, *(LANES.c[name] for name in POLICY)).where(
-        LANES.c.tenant_id == TENANT_ID, LANES.c.kind == bindparam("kind", type_=String)
+        LANES.c.tenant_id == TENANT_ID,
+        LANES.c.kind == func.any(bindparam("kinds", type_=ARRAY(String))),
     )
 )
 

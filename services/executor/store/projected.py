@@ -45,6 +45,16 @@ class Needs:
 
 
 @dataclass(frozen=True, slots=True)
+class WayOut:
+    """An outbound endpoint with the credentials it names; None where the projection has none."""
+
+    enabled: bool
+    endpoint: ProjectedObject | None
+    secret: ProjectedObject | None
+    credential: ProjectedObject | None
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """A connector and what its steps need, as it was wanted at one moment.
 
@@ -81,12 +91,17 @@ _MINE = and_(OBJECTS.c.tenant_id == bindparam("tenant_id"), OBJECTS.c.kind == bi
 
 ONE = Statement(select(*_COLUMNS).where(_MINE, OBJECTS.c.name == bindparam("name")))
 ALL_OF = Statement(select(*_COLUMNS).where(_MINE).order_by(OBJECTS.c.name))
+NAMED = Statement(
+    select(*_COLUMNS).where(
+        _MINE, OBJECTS.c.name == func.any(bindparam("names", type_=ARRAY(OBJECTS.c.name.type)))
+    )
+)
 SUBSCRIPTIONS_OF = Statement(
     select(*_COLUMNS)
     .where(
         OBJECTS.c.tenant_id == bindparam("tenant_id"),
         OBJECTS.c.kind == "Subscription",
-        OBJECTS.c.spec["endpoint"].astext == bindparam("endpoint"),
+        func.coalesce(OBJECTS.c.spec["endpoint"].astext, "") == bindparam("endpoint"),
     )
     .order_by(OBJECTS.c.name)
 )
@@ -110,6 +125,23 @@ def _way_in() -> Statement:
 
 
 WAY_IN = _way_in()
+
+
+def _way_out() -> Statement:
+    mine = OBJECTS.c.tenant_id == bindparam("tenant_id")
+    this = and_(
+        OBJECTS.c.kind == "WebhookEndpoint", OBJECTS.c.object_id == bindparam("endpoint_id")
+    )
+    endpoint = select(OBJECTS.c.spec).where(mine, this).cte("endpoint")
+    credentials = [
+        OBJECTS.c.name == select(endpoint.c.spec[field].astext).scalar_subquery()
+        for field in ("secret", "credential")
+    ]
+    shown = and_(OBJECTS.c.kind == "Credential", or_(*credentials))
+    return Statement(select(*_COLUMNS).where(mine, or_(this, shown)))
+
+
+WAY_OUT = _way_out()
 
 
 def _needs() -> Statement:
@@ -185,10 +217,18 @@ async def all_of(
     return [ProjectedObject(*row) for row in await _rows(source, tenant_id, ALL_OF, kind=kind)]
 
 
+async def named(
+    source: Transaction | Database, tenant_id: UUID, kind: str, names: Sequence[str]
+) -> dict[str, ProjectedObject]:
+    """A tenant's objects of these names, by name."""
+    rows = await _rows(source, tenant_id, NAMED, kind=kind, names=list(names))
+    return {row.name: ProjectedObject(*row) for row in rows}
+
+
 async def subscriptions_of(
     source: Transaction | Database, tenant_id: UUID, endpoint: str
 ) -> list[ProjectedObject]:
-    """The subscriptions to one endpoint, by name."""
+    """The subscriptions to one endpoint, by name; without one, to what services publish."""
     rows = await _rows(source, tenant_id, SUBSCRIPTIONS_OF, endpoint=endpoint)
     return [ProjectedObject(*row) for row in rows]
 
@@ -199,6 +239,26 @@ async def way_in(
     """A WebhookEndpoint with the Integration and the Credential it names, by kind."""
     rows = await _rows(source, tenant_id, WAY_IN, kind="WebhookEndpoint", name=endpoint)
     return {row.kind: ProjectedObject(*row) for row in rows}
+
+
+def going_out(tenant_id: UUID, endpoint_id: UUID) -> list[Bound]:
+    """Reads what a delivery to an endpoint needs; `way_out` takes the answers."""
+    tenant = {"tenant_id": tenant_id}
+    return [Bound(TENANT, tenant), Bound(WAY_OUT, {**tenant, "endpoint_id": endpoint_id})]
+
+
+def way_out(answers: Sequence[list[Any]]) -> WayOut:
+    """What was read of the tenant, and of its endpoint."""
+    owners, rows = answers
+    objects = {(each.kind, each.name): each for each in (ProjectedObject(*row) for row in rows)}
+    endpoint = next((each for each in objects.values() if each.kind == "WebhookEndpoint"), None)
+    spec = endpoint.spec if endpoint is not None else {}
+    return WayOut(
+        enabled=bool(owners and owners[0].enabled),
+        endpoint=endpoint,
+        secret=objects.get(("Credential", spec.get("secret") or "")),
+        credential=objects.get(("Credential", spec.get("credential") or "")),
+    )
 
 
 async def runnable(tx: Transaction, tenant_id: UUID, connector: str) -> Wanted:

@@ -16,7 +16,11 @@ from services.executor.tables import EVENT_RECEIPTS, RUN_REQUESTS
 
 LEADER: Final = "executor.retention"
 TIME_TABLES: Final = TimeTables(
-    "executor", ("events", "executions", "execution_links", "execution_steps")
+    "executor",
+    (
+        *("events", "executions", "execution_links", "execution_steps"),
+        *("deliveries", "delivery_attempts"),
+    ),
 )
 # Rows of one transaction: milliseconds each.
 BATCH: Final = 1000

@@ -18,10 +18,11 @@ from services.chassis.database import Database
 from services.chassis.purge import BATCH
 from services.executor import events, lanes
 from services.executor.draining import Draining
-from services.executor.events import Event
+from services.executor.events import Arrived, Event
 from services.executor.projection import Projection
 from services.executor.registry import Registry
 from services.executor.registry_messages import Snapshot
+from services.executor.routing import Route
 from services.executor.store import cursor, projected, tenants
 from services.executor.store import draining as store
 from services.executor.store.draining import ROWS
@@ -97,7 +98,8 @@ async def deliver(database: Database, registry: Registry, tenant_id: UUID, key: 
     event = Event(tenant_id, endpoint, "push", key, {}, {}, b"canary-of-an-event")
     leased = await registry.lease_key(tenant_id)
     async with database.tenant(tenant_id) as tx:
-        return await events.accept(tx, event, [subscription], leased)
+        (known,) = await events.accept(tx, [Arrived(event, [Route(subscription)])], leased)
+        return known
 
 
 async def let_go(service: RunningRegistry, slug: str) -> None:

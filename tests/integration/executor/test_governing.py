@@ -283,9 +283,8 @@ async def test_what_waits_for_a_connector_that_is_gone_ends_and_its_lane_goes(
         await admin.execute(HELD[held])
     await _project(runs, there=False)
     (said,) = [r.getMessage() for r in caplog.records if "is gone" in r.getMessage()]
-    assert (
-        said == f"connector {connector.object_id} is gone: 3 runs that wait end with CONNECTOR_GONE"
-    )
+    lane = f"lane {connector.object_id}"
+    assert said == f"the owner of {lane} is gone: 3 pieces of work that wait for it end"
     async with runs.working():
         for each in ids:
             found = await runs.end_of(each)

@@ -12,7 +12,7 @@ import pytest
 
 from services.chassis.database import Bound, Database
 from services.chassis.errors import Unavailable
-from services.executor import executions, scheduler, steering
+from services.executor import lanes, scheduler, steering
 from services.executor.credentials import LeasedKey
 from services.executor.executions import Query
 from services.executor.projection import Projection
@@ -154,7 +154,7 @@ async def test_a_leader_that_dies_before_its_commit_loses_no_run(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(executions, "start_all", die)
+        patch.setattr(lanes, "begin", die)
         with pytest.raises(KeyboardInterrupt):
             await ticker._start_batch(runs.tenant_id, runs.vault.key, watch())
     await ticker.tick()

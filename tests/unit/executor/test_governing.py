@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from services.executor import lanes
+from services.executor.deliveries.policies import BREAKER
 from services.executor.governing import Changes, Wanted, changes_of, lanes_of, policy_of
 from services.executor.store.projected import ProjectedObject
 from services.executor.work import LanePolicy
@@ -40,19 +41,40 @@ def test_a_lane_belongs_to_the_provider_of_its_first_step() -> None:
     assert policy_of(spec(), {"chat": "slack"}).provider == ""
 
 
-def test_each_connector_has_a_lane_and_nothing_else_has() -> None:
-    active, asleep = uuid4(), uuid4()
+def endpoint() -> dict[str, Any]:
+    delivery = {
+        "concurrency": 3,
+        "ordering": "key",
+        "rate_per_minute": 120,
+        "retries": ["5s", "300s"],
+        "timeout": "15s",
+    }
+    return {"direction": "OUTBOUND", "is_active": True, "delivery": delivery}
+
+
+def test_each_connector_and_outbound_endpoint_has_a_lane_and_nothing_else_has() -> None:
+    active, asleep, out = uuid4(), uuid4(), uuid4()
     found = lanes_of(
         [
             ProjectedObject("Integration", uuid4(), "code", 0, {"provider": "github"}),
             ProjectedObject("Connector", active, "a", 0, spec(concurrency=2, ordering="lane")),
             ProjectedObject("Connector", asleep, "b", 0, {**spec(), "is_active": False}),
+            ProjectedObject("WebhookEndpoint", uuid4(), "in", 0, {"direction": "INBOUND"}),
+            ProjectedObject("WebhookEndpoint", out, "out", 0, endpoint()),
         ]
     )
     assert found == {
-        active: Wanted("active", LanePolicy(concurrency=2, ordering="lane", provider="github")),
-        asleep: Wanted("inactive", LanePolicy(provider="github")),
-    }
+        active: Wanted("execution", "active", LanePolicy(concurrency=2, ordering="lane", provider="github")),
+        asleep: Wanted("execution", "inactive", LanePolicy(provider="github")),
+        out: Wanted(
+            "delivery",
+            "active",
+            LanePolicy(
+                concurrency=3, ordering="key", rate_per_s=2.0, burst=2, retry_s=(5.0, 300.0),
+                breaker=BREAKER,
+            ),
+        ),
+    }  # fmt: skip
 
 
 def test_only_what_differs_changes() -> None:
@@ -67,15 +89,19 @@ def test_only_what_differs_changes() -> None:
             standing(long_gone, "gone", policy),
         ],
         {
-            same: Wanted("active", policy),
-            wider: Wanted("active", other),
-            asleep: Wanted("inactive", policy),
-            new: Wanted("active", policy),
-            new_asleep: Wanted("inactive", policy),
+            same: Wanted("execution", "active", policy),
+            wider: Wanted("execution", "active", other),
+            asleep: Wanted("execution", "inactive", policy),
+            new: Wanted("execution", "active", policy),
+            new_asleep: Wanted("execution", "inactive", policy),
         },
     )
     assert changes == Changes(
-        policies={wider: other, new: policy, new_asleep: policy},
+        policies={
+            wider: ("execution", other),
+            new: ("execution", policy),
+            new_asleep: ("execution", policy),
+        },
         owners={asleep: "inactive", new_asleep: "inactive", gone: "gone"},
     )
     assert changes.gone == [gone]
@@ -84,5 +110,5 @@ def test_only_what_differs_changes() -> None:
 def test_a_connector_that_is_back_has_its_lane_again() -> None:
     back = uuid4()
     found = [standing(back, "gone", LanePolicy())]
-    changes = changes_of(found, {back: Wanted("active", LanePolicy())})
+    changes = changes_of(found, {back: Wanted("execution", "active", LanePolicy())})
     assert changes == Changes(policies={}, owners={back: "active"})
