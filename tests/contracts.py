@@ -3,7 +3,12 @@
 from typing import Final
 
 from google.protobuf.descriptor import FileDescriptor
-from tenon.executor.v1 import execution_service_pb2, lane_service_pb2
+from tenon.executor.v1 import (
+    delivery_service_pb2,
+    event_service_pb2,
+    execution_service_pb2,
+    lane_service_pb2,
+)
 from tenon.registry.v1 import (
     access_service_pb2,
     audit_service_pb2,
@@ -35,7 +40,15 @@ CONTRACTS: Final[dict[str, tuple[FileDescriptor, ...]]] = {
             vault_service_pb2,
         )
     ),
-    "executor": (execution_service_pb2.DESCRIPTOR, lane_service_pb2.DESCRIPTOR),
+    "executor": tuple(
+        module.DESCRIPTOR
+        for module in (
+            delivery_service_pb2,
+            event_service_pb2,
+            execution_service_pb2,
+            lane_service_pb2,
+        )
+    ),
 }
 METHODS: Final = [
     (service, method)

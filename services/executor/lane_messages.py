@@ -4,9 +4,8 @@ from uuid import UUID
 
 from tenon.executor.v1 import lane_service_pb2 as pb
 
-from services.chassis.errors import invalid
 from services.chassis.interceptors import Call
-from services.executor.messages import moment
+from services.executor.messages import moment, uid_in
 from services.executor.store.lane_states import ProviderSwitch
 from services.executor.switchboard import Lane, LanePage, LaneQuery
 
@@ -24,13 +23,7 @@ def lane_query(request: pb.ListLanesRequest, call: Call) -> LaneQuery:
 
 def lane_id(request: pb.PauseLaneRequest | pb.ResumeLaneRequest) -> UUID:
     """The uid in `tenants/{slug}/lanes/{uid}`. Raises InvalidArgument."""
-    parts = request.name.split("/")
-    if len(parts) != 4 or parts[0] != "tenants" or parts[2] != "lanes":
-        raise invalid("name", "must be of the form tenants/{tenant}/lanes/{uid}")
-    try:
-        return UUID(parts[3])
-    except ValueError:
-        raise invalid("name", "must end with a UUID") from None
+    return uid_in(request.name, "lanes")
 
 
 def lane_page(found: LanePage, tenant: str) -> pb.ListLanesResponse:

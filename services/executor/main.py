@@ -12,7 +12,12 @@ from datetime import timedelta
 from typing import Any, Final
 
 import grpc
-from tenon.executor.v1 import execution_service_pb2, lane_service_pb2
+from tenon.executor.v1 import (
+    delivery_service_pb2,
+    event_service_pb2,
+    execution_service_pb2,
+    lane_service_pb2,
+)
 
 from services.chassis import budget, metrics
 from services.chassis.budget import Share
@@ -45,19 +50,27 @@ from services.executor.activity import Activities
 from services.executor.audit_shipping import Shipping
 from services.executor.calling import Calling
 from services.executor.crew import supervise_crew
+from services.executor.deliveries.again import Again
+from services.executor.deliveries.reading import DeliveryLog
 from services.executor.deliveries.sending import Sending
+from services.executor.deliveries.trials import Trials
 from services.executor.doctor import Doctor
 from services.executor.draining import Draining
 from services.executor.dry_runs import DryRuns
+from services.executor.event_log import EventLog
+from services.executor.event_traces import EventTraces
 from services.executor.executions import Executions
 from services.executor.inbound import Inbound
 from services.executor.metrics import Metrics
 from services.executor.projection import Projection
+from services.executor.publishing import Publishing
 from services.executor.recorder import Recorder
 from services.executor.registry import Registry
 from services.executor.registry_connecting import RegistryConnecting
 from services.executor.running import Running
 from services.executor.scheduler import Scheduler
+from services.executor.servicers.delivery import DeliveryServicer
+from services.executor.servicers.event import EventServicer
 from services.executor.servicers.execution import ExecutionServicer
 from services.executor.servicers.lane import LaneServicer
 from services.executor.settings import ALL_ROLES, PREFIX, Settings
@@ -74,6 +87,8 @@ log = logging.getLogger(__name__)
 Ports = dict[str, int]
 
 EXECUTIONS: Final = execution_service_pb2.DESCRIPTOR.services_by_name["ExecutionService"]
+DELIVERIES: Final = delivery_service_pb2.DESCRIPTOR.services_by_name["DeliveryService"]
+EVENTS: Final = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
 LANES: Final = lane_service_pb2.DESCRIPTOR.services_by_name["LaneService"]
 
 # The longest a step may be told to wait; each step's own timeout is shorter or this.
@@ -148,6 +163,8 @@ async def _calls(wired: Wired) -> AsyncIterator[Ports]:
     switchboard = Switchboard(database, wired.catalog, wired.worker.meters)
     services = [
         Service(EXECUTIONS, _executions(wired)),
+        Service(EVENTS, _events(wired)),
+        Service(DELIVERIES, DeliveryServicer(DeliveryLog(database), Again(database))),
         Service(LANES, LaneServicer(switchboard)),
     ]
     async with (
@@ -164,6 +181,17 @@ def _executions(wired: Wired) -> ExecutionServicer:
         Watches(database, wired.changes),
         DryRuns(database, wired.catalog, wired.evaluator),
         Activities(database),
+    )
+
+
+def _events(wired: Wired) -> EventServicer:
+    database, registry, evaluator = wired.database, wired.registry, wired.evaluator
+    seal, log = wired.settings.seal_payloads, EventLog(database, registry)
+    return EventServicer(
+        Publishing(database, registry, evaluator, seal=seal),
+        log,
+        EventTraces(database, log, evaluator),
+        Trials(database, registry, seal=seal),
     )
 
 

@@ -41,9 +41,14 @@ def run_request(request: pb.RunConnectorRequest, call: Call) -> RunRequest:
 
 def execution_id(name: str) -> UUID:
     """The uid in `tenants/{slug}/executions/{uid}`. Raises InvalidArgument."""
+    return uid_in(name, "executions")
+
+
+def uid_in(name: str, collection: str) -> UUID:
+    """The uid in `tenants/{slug}/{collection}/{uid}`. Raises InvalidArgument."""
     parts = name.split("/")
-    if len(parts) != 4 or parts[0] != "tenants" or parts[2] != "executions":
-        raise invalid("name", "must be of the form tenants/{tenant}/executions/{uid}")
+    if len(parts) != 4 or parts[0] != "tenants" or parts[2] != collection:
+        raise invalid("name", f"must be of the form tenants/{{tenant}}/{collection}/{{uid}}")
     return _uuid("name", parts[3])
 
 

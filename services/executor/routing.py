@@ -17,7 +17,7 @@ from services.executor.deliveries.messages import message
 from services.executor.executions import Run
 from services.executor.store import projected
 from services.executor.store.projected import ProjectedObject
-from services.executor.subscriptions import matching
+from services.executor.subscriptions import Refusal, matching
 from services.executor.work import Started
 
 log = logging.getLogger(__name__)
@@ -68,8 +68,14 @@ async def routes(
     taking = await matching(subscriptions, context, view)
     names = sorted({each.spec["deliver_to"] for each in taking if each.spec.get("deliver_to")})
     endpoints = await projected.named(database, tenant_id, ENDPOINT, names) if names else {}
-    found = [await _route(each, endpoints, view) for each in taking]
-    return [route for route in found if route is not None]
+    found = []
+    for each in taking:
+        route = await route_of(each, endpoints, view)
+        if isinstance(route, Route):
+            found.append(route)
+        elif route.message:
+            log.warning("subscription %s delivers nothing: %s", each.name, route.message)
+    return found
 
 
 async def started(
@@ -85,23 +91,27 @@ async def started(
     return found
 
 
-async def _route(
+async def route_of(
     subscription: ProjectedObject, endpoints: Mapping[str, ProjectedObject], view: View
-) -> Route | None:
-    target = subscription.spec.get("deliver_to")
+) -> Route | Refusal:
+    """Where an event goes by a subscription that takes it, or why it goes nowhere.
+
+    `endpoints` are those it may deliver to, by name. Whether a connector is there is seen when it
+    is started.
+    """
+    target, transform = subscription.spec.get("deliver_to"), subscription.spec.get("transform")
     if not target:
         return Route(subscription)
     if target not in endpoints:
-        return None
-    endpoint, transform = endpoints[target], subscription.spec.get("transform")
+        return Refusal("TARGET_GONE")
+    endpoint = endpoints[target]
     try:
         order = await _order(endpoint, view)
         if transform is None:
             return Route(subscription, endpoint, order=order)
         data = json.dumps(await view.render(transform), ensure_ascii=False, separators=(",", ":"))
     except ExpressionError as error:
-        log.warning("subscription %s delivers nothing: %s", subscription.name, error.message)
-        return None
+        return Refusal("TRANSFORM_FAILED", error.message)
     return Route(subscription, endpoint, data.encode(), order)
 
 

@@ -1,7 +1,8 @@
-"""Which subscriptions take an event."""
+"""Which subscriptions take an event, and why others do not."""
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from services.chassis.evaluator import View
@@ -13,6 +14,14 @@ log = logging.getLogger(__name__)
 FAMILY: Final = ".*"
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why nothing comes of an event by a subscription; `message` is an expression's fault."""
+
+    reason: str
+    message: str = ""
+
+
 async def matching(
     subscriptions: Sequence[ProjectedObject], event: Mapping[str, Any], view: View
 ) -> list[ProjectedObject]:
@@ -21,13 +30,31 @@ async def matching(
     A filter that has no answer for this event does not hold; the log says why. Raises Unavailable
     where it should be tried again.
     """
-    asked = [each for each in subscriptions if _asks_for(each, event["type"])]
-    return [each for each in asked if await _holds(each, view, event["id"])]
+    found = []
+    for each in subscriptions:
+        refused = await refusal(each, event, view)
+        if refused is None:
+            found.append(each)
+        elif refused.message:
+            words = "the filter of subscription %s has no answer for event %s: %s"
+            log.warning(words, each.name, event["id"], refused.message)
+    return found
 
 
-def _asks_for(subscription: ProjectedObject, event_type: str) -> bool:
+async def refusal(
+    subscription: ProjectedObject, event: Mapping[str, Any], view: View
+) -> Refusal | None:
+    """Why a subscription to its source does not take an event; None: it does."""
     spec = subscription.spec
-    return bool(spec["is_active"]) and of_types(spec["event_types"], event_type)
+    if not spec["is_active"]:
+        return Refusal("INACTIVE")
+    if not of_types(spec["event_types"], event["type"]):
+        return Refusal("OTHER_TYPE")
+    try:
+        holds = not spec["filter"] or await view.holds(spec["filter"])
+    except ExpressionError as error:
+        return Refusal("FILTER_FAILED", error.message)
+    return None if holds else Refusal("FILTERED")
 
 
 def of_types(patterns: Sequence[str], event_type: str) -> bool:
@@ -40,19 +67,3 @@ def _is_of(pattern: str, event_type: str) -> bool:
         return pattern == event_type
     family = pattern.removesuffix(FAMILY)
     return event_type == family or event_type.startswith(f"{family}.")
-
-
-async def _holds(subscription: ProjectedObject, view: View, event_id: str) -> bool:
-    text = subscription.spec["filter"]
-    if not text:
-        return True
-    try:
-        return await view.holds(text)
-    except ExpressionError as error:
-        log.warning(
-            "the filter of subscription %s has no answer for event %s: %s",
-            subscription.name,
-            event_id,
-            error.message,
-        )
-        return False

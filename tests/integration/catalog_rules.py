@@ -23,6 +23,8 @@ TIME_TABLES = {
     "executor.events": "id",
     "executor.executions": "id",
     "executor.execution_links": "execution_id",
+    "executor.deliveries": "id",
+    "executor.delivery_attempts": "delivery_id",
     "executor.execution_steps": "execution_id",
 }
 # The ages of FORGOTTEN as PostgreSQL spells them.

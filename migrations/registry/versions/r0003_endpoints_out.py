@@ -5,6 +5,29 @@ from alembic import op
 revision = "r0003"
 down_revision = "r0002"
 
+PERMISSIONS = {
+    "events.publish": "Publish events, and send an endpoint a test",
+    "events.read": "See events with what they say, and what became of them",
+    "deliveries.read": "See deliveries and their attempts",
+    "deliveries.retry": "Deliver again what has ended",
+}
+READ = ("deliveries.read",)
+# What came in is not masked, unlike all that a VIEWER sees of it.
+MANAGE = (*READ, "events.read", "events.publish", "deliveries.retry")
+GRANTED = {
+    "VIEWER": READ,
+    "MANAGER": MANAGE,
+    "ADMIN": MANAGE,
+    "SUPER_ADMIN": MANAGE,
+    "STAFF_OWNER": MANAGE,
+}
+DESCRIPTIONS = {
+    "VIEWER": (
+        "Reads everything of a tenant but its audit log",
+        "Reads everything of a tenant but its audit log and its events",
+    ),
+}
+
 WIDENED = ("registry.webhook_endpoints", "registry.subscriptions")
 AUTHS = "'SIGNATURE', 'NONE', 'BEARER', 'API_KEY', 'BASIC', 'CUSTOM', 'OAUTH2'"
 WIDEN = (
@@ -56,13 +79,29 @@ NARROW = (
 
 
 def upgrade() -> None:
-    """Widen both tables; the new foreign keys find every row."""
+    """Widen both tables, whose new foreign keys find every row; give out the new permissions."""
     _run(WIDEN)
+    for permission, description in PERMISSIONS.items():
+        op.execute(f"INSERT INTO registry.permissions VALUES ('{permission}', $${description}$$)")
+    for role, permissions in GRANTED.items():
+        for permission in permissions:
+            op.execute(f"INSERT INTO registry.role_permissions VALUES ('{role}', '{permission}')")
+    for role, (_, now) in DESCRIPTIONS.items():
+        _describe(role, now)
 
 
 def downgrade() -> None:
     """Take away what goes out, and all that was said of it."""
+    for role, (before, _) in DESCRIPTIONS.items():
+        _describe(role, before)
+    names = ", ".join(f"'{permission}'" for permission in PERMISSIONS)
+    op.execute(f"DELETE FROM registry.role_permissions WHERE permission IN ({names})")
+    op.execute(f"DELETE FROM registry.permissions WHERE permission IN ({names})")
     _run(NARROW)
+
+
+def _describe(role: str, description: str) -> None:
+    op.execute(f"UPDATE registry.roles SET description = $${description}$$ WHERE role = '{role}'")
 
 
 def _run(statements: tuple[str, ...]) -> None:

@@ -1,12 +1,11 @@
 """Deliveries with their attempts: made with what routes an event, moved on under a claim."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Interval, String, and_, bindparam, case, func, null, or_, select, update
+from sqlalchemy import Interval, String, and_, bindparam, case, func, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from services.chassis.database import Bound, Database, Statement
@@ -16,9 +15,8 @@ from services.executor.tables import DELIVERIES, EVENTS
 from services.executor.tables import DELIVERY_ATTEMPTS as ATTEMPTS
 
 ENDED: Final = frozenset({"success", "failed", "dead"})
-AGAIN: Final = frozenset({"failed", "dead"})
 
-_D, _A = DELIVERIES.c, ATTEMPTS.c
+_D = DELIVERIES.c
 _MINE = _D.tenant_id == bindparam("tenant_id", type_=_D.tenant_id.type)
 _THIS = and_(_MINE, _D.id == bindparam("id", type_=_D.id.type))
 _THE = and_(
@@ -29,7 +27,6 @@ _NEW = (
     *("tenant_id", "id", "event_id", "event_type", "endpoint_id", "endpoint", "subscription"),
     *("state", "payload_hash", "data_key_id", "sealed_body"),
 )
-_SHOWN = [c for c in _D if c.name not in {"data_key_id", "sealed_body"}]
 
 ADD: Final = Statement(insert(DELIVERIES).values(bound(DELIVERIES, *_NEW)))
 TAKE: Final = Statement(select(DELIVERIES).where(_THIS))
@@ -75,64 +72,6 @@ END: Final = Statement(
 )
 SENDING: Final = Statement(
     update(DELIVERIES).where(_THE, _D.ended_at.is_(None)).values(state="sending")
-)
-GET: Final = Statement(select(*_SHOWN).where(_THIS))
-TRIES: Final = Statement(
-    select(ATTEMPTS)
-    .where(
-        _A.tenant_id == bindparam("tenant_id", type_=_A.tenant_id.type),
-        _A.delivery_id == bindparam("id", type_=_A.delivery_id.type),
-    )
-    .order_by(_A.number)
-)
-LIST: Final = Statement(
-    select(*_SHOWN)
-    .where(
-        _MINE,
-        _D.id < bindparam("before", type_=_D.id.type),
-        or_(
-            bindparam("endpoint", type_=String) == "",
-            _D.endpoint == bindparam("endpoint", type_=String),
-        ),
-        or_(bindparam("state", type_=String) == "", _D.state == bindparam("state", type_=String)),
-    )
-    .order_by(_D.id.desc())
-    .limit(bindparam("size"))
-)
-OF_EVENT: Final = Statement(
-    select(*_SHOWN).where(_MINE, _D.event_id == bindparam("event_id", type_=_D.id.type))
-)
-# Taken up again: what has ended without being taken, of one endpoint since a time, or one alone.
-AGAIN_ONE: Final = Statement(
-    update(DELIVERIES)
-    .where(_THE, _D.ended_at.is_not(None))
-    .values(state="queued", ended_at=null())
-    .returning(*_SHOWN)
-)
-AGAIN_SINCE: Final = Statement(
-    update(DELIVERIES)
-    .where(
-        _D.tenant_id == bindparam("the_tenant_id", type_=_D.tenant_id.type),
-        _D.endpoint_id == bindparam("the_endpoint_id", type_=_D.endpoint_id.type),
-        _D.id
-        == func.any(
-            func.array(
-                select(_D.id)
-                .where(
-                    _D.tenant_id == bindparam("the_tenant_id", type_=_D.tenant_id.type),
-                    _D.endpoint_id == bindparam("the_endpoint_id", type_=_D.endpoint_id.type),
-                    _D.id >= bindparam("since", type_=_D.id.type),
-                    or_(_D.state == "failed", _D.state == "dead"),
-                )
-                .order_by(_D.id)
-                .limit(bindparam("size"))
-                .with_for_update(skip_locked=True)
-                .scalar_subquery()
-            )
-        ),
-    )
-    .values(state="queued", ended_at=null())
-    .returning(_D.id)
 )
 
 
@@ -212,18 +151,3 @@ async def load(
     reads = [Bound(TAKE, place), Bound(EVENT_OF, place), *going_out(tenant_id, endpoint_id)]
     found, events, *way = await database.read_all(tenant_id, reads)
     return (found[0] if found else None), (events[0] if events else None), way_out(way)
-
-
-async def get(database: Database, tenant_id: UUID, delivery_id: UUID) -> tuple[Any, Sequence[Any]]:
-    """A delivery and its attempts; None where there is none."""
-    place = {"tenant_id": tenant_id, "id": delivery_id}
-    rows, attempts = await database.read_all(tenant_id, [Bound(GET, place), Bound(TRIES, place)])
-    return (rows[0] if rows else None), attempts
-
-
-async def page(
-    database: Database, tenant_id: UUID, before: UUID, size: int, endpoint: str, state: str
-) -> list[Any]:
-    """Deliveries below an id, the newest first."""
-    asked = {"before": before, "size": size, "endpoint": endpoint, "state": state}
-    return await database.read(tenant_id, LIST, tenant_id=tenant_id, **asked)

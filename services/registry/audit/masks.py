@@ -59,6 +59,7 @@ PLAIN: Final[Mapping[str, frozenset[str]]] = {
     "Lane": frozenset({"pause_reason", "create_time"}),
     "ProviderSwitch": frozenset({"reason", "create_time"}),
     "Execution": frozenset({"state", "create_time"}),
+    "Delivery": frozenset({"count", "since", "create_time"}),
     "KeyVersion": frozenset({"state"}),
     "Credential": frozenset({"version", "reason"}),
 }

@@ -47,6 +47,8 @@ RULES: Final = (
     RiskRule("ProviderSwitch", ANY, ANY, Risk.HIGH),
     RiskRule("Lane", ANY, ANY, Risk.MEDIUM),
     RiskRule("Execution", "cancel", ANY, Risk.MEDIUM),
+    # What others have got, or have not, they get again.
+    RiskRule("Delivery", ANY, ANY, Risk.MEDIUM),
     # Where calls go.
     RiskRule("Integration", ANY, "spec.base_url", Risk.MEDIUM),
     # How often something runs.

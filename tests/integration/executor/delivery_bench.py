@@ -18,8 +18,7 @@ from services.executor.credentials import Resolved
 from services.executor.deliveries.sending import Sending
 from services.executor.publishing import NewEvent, Publishing
 from services.executor.recorder import Recorder
-from services.executor.store import deliveries as store
-from services.executor.store import projected
+from services.executor.store import delivery_pages, projected
 from services.executor.store.projected import ProjectedObject
 from services.executor.worker import Worker, WorkerLimits
 from tests.integration.executor.execution_bench import Vault
@@ -89,7 +88,8 @@ class DeliveryBench:
     tenant_id: UUID
     receiver: Receiver
     keys: Keys
-    worker: Worker
+    sending: Sending
+    recorder: Recorder
     publishing: Publishing
     endpoint: ProjectedObject
 
@@ -117,7 +117,10 @@ class DeliveryBench:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """A worker that sends."""
-        task = asyncio.create_task(self.worker.run())
+        limits = WorkerLimits(poll_s=0.05)
+        kinds = {self.sending.name: self.sending}
+        worker = Worker(self.database, kinds, self.recorder, limits)
+        task = asyncio.create_task(worker.run())
         try:
             yield
         finally:
@@ -127,13 +130,13 @@ class DeliveryBench:
     async def deliveries(self) -> list[Any]:
         """All of them, the oldest first."""
         newest = UUID(int=2**128 - 1)
-        found = await store.page(self.database, self.tenant_id, newest, 500, "", "")
+        found = await delivery_pages.page(self.database, self.tenant_id, {}, newest, 500)
         return found[::-1]
 
     async def attempts(self, delivery_id: UUID) -> list[Any]:
         """Its tries."""
-        _, found = await store.get(self.database, self.tenant_id, delivery_id)
-        return list(found)
+        found = await delivery_pages.get(self.database, self.tenant_id, delivery_id)
+        return list(found.tries) if found else []
 
     async def until(self, holds: Callable[[list[Any]], bool], within_s: float = 20.0) -> list[Any]:
         """The deliveries, once they are so."""
@@ -199,10 +202,16 @@ async def delivery_bench(database: Database, tenant_id: UUID) -> AsyncIterator[D
         ):
             recorder = Recorder(database)
             sending = Sending(database, keys, egress, recorder)
-            worker = Worker(database, {sending.name: sending}, recorder, WorkerLimits(poll_s=0.05))
             publishing = Publishing(database, keys, evaluator)
             bench = DeliveryBench(
-                database, tenant_id, receiver, keys, worker, publishing, endpoint(receiver.url)
+                database,
+                tenant_id,
+                receiver,
+                keys,
+                sending,
+                recorder,
+                publishing,
+                endpoint(receiver.url),
             )
             await bench.want()
             yield bench

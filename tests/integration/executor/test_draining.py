@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -23,8 +24,9 @@ from services.executor.projection import Projection
 from services.executor.registry import Registry
 from services.executor.registry_messages import Snapshot
 from services.executor.routing import Route
-from services.executor.store import cursor, projected, tenants
+from services.executor.store import cursor, deliveries, delivery_pages, projected, tenants
 from services.executor.store import draining as store
+from services.executor.store.deliveries import Attempt
 from services.executor.store.draining import ROWS
 from services.executor.work import WorkItem
 from tests.integration.executor.running_registry import RunningRegistry, document
@@ -45,6 +47,9 @@ OBJECTS = (
         schedule={"every": "3600s"},
     ),
     document("WebhookEndpoint", "hooks", integration="github", secret="hook"),
+    document(
+        "WebhookEndpoint", "out", direction="OUTBOUND", url="https://example.com/in", secret="hook"
+    ),
     document("Subscription", "all", endpoint="hooks", connector="triage", event_types=["push"]),
 )
 
@@ -91,14 +96,19 @@ async def slow(registry_service: RunningRegistry) -> AsyncIterator[Slow]:
 
 
 async def deliver(database: Database, registry: Registry, tenant_id: UUID, key: str) -> UUID:
-    """Take a webhook in, as far as the database sees it."""
+    """Take a webhook in that runs a connector and goes out, as far as the database sees it."""
+    out = await projected.one(database, tenant_id, "WebhookEndpoint", "out")
     endpoint = await projected.one(database, tenant_id, "WebhookEndpoint", "hooks")
     subscription = await projected.one(database, tenant_id, "Subscription", "all")
-    assert endpoint is not None and subscription is not None
+    assert endpoint is not None and subscription is not None and out is not None
     event = Event(tenant_id, endpoint, "push", key, {}, {}, b"canary-of-an-event")
     leased = await registry.lease_key(tenant_id)
     async with database.tenant(tenant_id) as tx:
-        (known,) = await events.accept(tx, [Arrived(event, [Route(subscription)])], leased)
+        routes = [Route(subscription), Route(subscription, out)]
+        (known,) = await events.accept(tx, [Arrived(event, routes)], leased)
+        (delivery_id,) = await delivery_pages.of_event(tx, tenant_id, event.id)
+        refused = Attempt(1, timedelta(seconds=1), 500, "HTTP_500", "canary of an answer")
+        await tx.pipeline(deliveries.tried(tenant_id, delivery_id, refused, "retrying"))
         return known
 
 
@@ -170,6 +180,7 @@ async def test_a_purge_leaves_nothing_reports_it_and_touches_nobody_else(
             [tenant_id, BATCH * 2],
         )
     others, before = await rows_of(admin, other), await rows_of(admin, mine)
+    assert {"deliveries", "delivery_attempts"} <= before.keys()
     await let_go(registry_service, "acme")
     await projection.project(mine)
     assert await look(executor_database, draining, mine)
@@ -242,7 +253,7 @@ async def test_a_purge_that_cannot_be_reported_goes_on_later(
     await registry_service.start()
     assert await look(executor_database, draining, ids[0])
     assert await rows_of(admin, ids[0]) == {}
-    assert (await registry_service.tenant("acme")).deletion.executor_rows["projected_objects"] == 6
+    assert (await registry_service.tenant("acme")).deletion.executor_rows["projected_objects"] == 7
 
 
 async def test_the_service_cannot_delete_history_of_a_tenant_that_stays(
@@ -254,7 +265,10 @@ async def test_the_service_cannot_delete_history_of_a_tenant_that_stays(
     admin: Admin,
 ) -> None:
     await deliver(executor_database, registry, ids[0], "first")
-    history = ("events", "event_receipts", "executions", "tenant_lanes", "tenants")
+    history = (
+        *("events", "event_receipts", "executions", "deliveries", "delivery_attempts"),
+        *("tenant_lanes", "tenants"),
+    )
     before = await rows_of(admin, ids[0])
     async with executor_database.tenant(ids[0]) as tx:
         await ROWS.purge(tx, ids[0])

@@ -11,6 +11,7 @@ from tenon.registry.v1 import tenant_service_pb2 as tenant_pb2
 from services.chassis import errors
 from services.chassis.secret import Secret
 from services.registry.access import key_text as keys
+from tests.contracts import CONTRACTS
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.conftest import Calls
 from tests.integration.registry.documents import acme
@@ -159,7 +160,6 @@ async def test_what_is_for_services_is_refused_to_people_of_any_role(calling: Ca
 async def test_permissions_of_rules_and_of_the_database_are_the_same(
     rows: psycopg.AsyncConnection[tuple[object, ...]],
 ) -> None:
-    from tenon.executor.v1 import execution_service_pb2, lane_service_pb2
 
     from services.chassis.rules import rules_of
 
@@ -171,8 +171,8 @@ async def test_permissions_of_rules_and_of_the_database_are_the_same(
     }
     of_executor = {
         rule.permission
-        for file in (execution_service_pb2, lane_service_pb2)
-        for service in file.DESCRIPTOR.services_by_name.values()
+        for file in CONTRACTS["executor"]
+        for service in file.services_by_name.values()
         for rule in rules_of(service)
     }
     # What documents need, whatever call brings them.

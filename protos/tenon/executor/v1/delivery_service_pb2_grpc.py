@@ -83,7 +83,8 @@ class DeliveryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RecoverEndpoint(self, request, context):
-        """Delivers again what an endpoint has not taken since a time: all that is dead or failed.
+        """Delivers again what an endpoint has not taken since a time: all that is dead or failed, up to
+        5000 a call. Where a call is cut short, another one goes on with what is left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

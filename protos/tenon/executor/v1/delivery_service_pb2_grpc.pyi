@@ -40,7 +40,9 @@ class DeliveryServiceStub:
     RetryDelivery: _grpc.UnaryUnaryMultiCallable[_delivery_service_pb2.RetryDeliveryRequest, _delivery_service_pb2.Delivery]
     """Delivers again what has ended; FAILED_PRECONDITION while it is on its way."""
     RecoverEndpoint: _grpc.UnaryUnaryMultiCallable[_delivery_service_pb2.RecoverEndpointRequest, _delivery_service_pb2.RecoverEndpointResponse]
-    """Delivers again what an endpoint has not taken since a time: all that is dead or failed."""
+    """Delivers again what an endpoint has not taken since a time: all that is dead or failed, up to
+    5000 a call. Where a call is cut short, another one goes on with what is left.
+    """
 
 @_typing.type_check_only
 class DeliveryServiceAsyncStub(DeliveryServiceStub):
@@ -54,7 +56,9 @@ class DeliveryServiceAsyncStub(DeliveryServiceStub):
     RetryDelivery: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.RetryDeliveryRequest, _delivery_service_pb2.Delivery]  # type: ignore[assignment]
     """Delivers again what has ended; FAILED_PRECONDITION while it is on its way."""
     RecoverEndpoint: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.RecoverEndpointRequest, _delivery_service_pb2.RecoverEndpointResponse]  # type: ignore[assignment]
-    """Delivers again what an endpoint has not taken since a time: all that is dead or failed."""
+    """Delivers again what an endpoint has not taken since a time: all that is dead or failed, up to
+    5000 a call. Where a call is cut short, another one goes on with what is left.
+    """
 
 class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Events on their way to outbound endpoints."""
@@ -89,6 +93,8 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_service_pb2.RecoverEndpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_delivery_service_pb2.RecoverEndpointResponse, _abc.Awaitable[_delivery_service_pb2.RecoverEndpointResponse]]:
-        """Delivers again what an endpoint has not taken since a time: all that is dead or failed."""
+        """Delivers again what an endpoint has not taken since a time: all that is dead or failed, up to
+        5000 a call. Where a call is cut short, another one goes on with what is left.
+        """
 
 def add_DeliveryServiceServicer_to_server(servicer: DeliveryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

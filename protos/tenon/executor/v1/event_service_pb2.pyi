@@ -331,22 +331,29 @@ class SubscriptionTrace(_message.Message):
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     TAKES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
     subscription: _builtins.str
     """Its name."""
     takes: _builtins.bool
     """Whether it takes the event."""
     reason: _builtins.str
-    """Why not: INACTIVE, OTHER_SOURCE, OTHER_TYPE, FILTERED, FILTER_FAILED, TARGET_INACTIVE, TARGET_GONE."""
+    """Why not: INACTIVE, OTHER_SOURCE, OTHER_TYPE, FILTERED, FILTER_FAILED, TARGET_INACTIVE,
+    TARGET_GONE, TRANSFORM_FAILED. One that takes it and delivers to an inactive endpoint, where the
+    delivery waits, says TARGET_INACTIVE too.
+    """
+    message: _builtins.str
+    """What the fault of its expression is, where one failed."""
     def __init__(
         self,
         *,
         subscription: _builtins.str = ...,
         takes: _builtins.bool = ...,
         reason: _builtins.str = ...,
+        message: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "subscription", b"subscription", "takes", b"takes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "subscription", b"subscription", "takes", b"takes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

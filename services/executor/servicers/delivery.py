@@ -1,0 +1,42 @@
+"""DeliveryService: events on their way to outbound endpoints."""
+
+from tenon.executor.v1 import delivery_service_pb2 as pb
+
+from services.chassis.interceptors import Call
+from services.executor import delivery_messages as messages
+from services.executor.audit import doer_of
+from services.executor.deliveries.again import Again
+from services.executor.deliveries.reading import DeliveryLog
+
+
+class DeliveryServicer:
+    """Message in, use case, message out."""
+
+    def __init__(self, log: DeliveryLog, again: Again) -> None:
+        self._log = log
+        self._again = again
+
+    async def ListDeliveries(
+        self, request: pb.ListDeliveriesRequest, call: Call
+    ) -> pb.ListDeliveriesResponse:
+        """A page of deliveries, the newest first."""
+        found = await self._log.page(messages.delivery_query(request, call))
+        return messages.delivery_page(found, call.tenant)
+
+    async def GetDelivery(self, request: pb.GetDeliveryRequest, call: Call) -> pb.Delivery:
+        """One delivery with its attempts."""
+        found = await self._log.get(call.inside(), messages.delivery_id(request.name))
+        return messages.delivery(found, call.tenant)
+
+    async def RetryDelivery(self, request: pb.RetryDeliveryRequest, call: Call) -> pb.Delivery:
+        """Deliver again what has ended."""
+        uid = messages.delivery_id(request.name)
+        found = await self._again.retry(call.inside(), uid, doer_of(call))
+        return messages.delivery(found, call.tenant)
+
+    async def RecoverEndpoint(
+        self, request: pb.RecoverEndpointRequest, call: Call
+    ) -> pb.RecoverEndpointResponse:
+        """Deliver again what an endpoint has not taken."""
+        found = await self._again.recover(messages.recovery(request, call), doer_of(call))
+        return messages.recovered(found)

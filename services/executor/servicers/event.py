@@ -1,0 +1,51 @@
+"""EventService: what happened, and what came of it."""
+
+from tenon.executor.v1 import event_service_pb2 as pb
+
+from services.chassis.interceptors import Call
+from services.executor import event_messages as messages
+from services.executor.deliveries.trials import Trials
+from services.executor.event_log import EventLog
+from services.executor.event_traces import EventTraces
+from services.executor.publishing import Publishing
+
+
+class EventServicer:
+    """Message in, use case, message out."""
+
+    def __init__(
+        self, publishing: Publishing, log: EventLog, traces: EventTraces, trials: Trials
+    ) -> None:
+        self._publishing = publishing
+        self._log = log
+        self._traces = traces
+        self._trials = trials
+
+    async def PublishEvents(
+        self, request: pb.PublishEventsRequest, call: Call
+    ) -> pb.PublishEventsResponse:
+        """Take events in, and route them."""
+        ids = await self._publishing.publish(call.inside(), messages.new_events(request))
+        return messages.published(ids, call.tenant)
+
+    async def ListEvents(self, request: pb.ListEventsRequest, call: Call) -> pb.ListEventsResponse:
+        """A page of events, the newest first."""
+        found = await self._log.page(messages.event_query(request, call))
+        return messages.event_page(found, call.tenant)
+
+    async def GetEvent(self, request: pb.GetEventRequest, call: Call) -> pb.Event:
+        """One event as it came."""
+        found = await self._log.get(call.inside(), messages.event_id(request.name))
+        return messages.event(found, call.tenant)
+
+    async def TraceEvent(self, request: pb.TraceEventRequest, call: Call) -> pb.TraceEventResponse:
+        """What each subscription says to an event, and what it has begun."""
+        found = await self._traces.of(call.inside(), messages.event_id(request.name))
+        return messages.trace(found, call.tenant)
+
+    async def SendTestEvent(
+        self, request: pb.SendTestEventRequest, call: Call
+    ) -> pb.SendTestEventResponse:
+        """Deliver a test to an endpoint."""
+        sent = await self._trials.send(call.inside(), messages.endpoint(request))
+        return messages.test_sent(sent, call.tenant)

@@ -1,0 +1,99 @@
+"""Events as people read them: page by page, the newest first, and what each has begun."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Integer, String, Uuid, bindparam, select
+
+from services.chassis.database import Bound, Database, Statement
+from services.executor.store.delivery_pages import OF_EVENT
+from services.executor.store.events import KEPT, Kept, kept
+from services.executor.store.projected import ALL_OF, ProjectedObject
+from services.executor.tables import EVENTS, EXECUTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """An event without what it says."""
+
+    id: UUID
+    type: str
+    endpoint_id: UUID
+    delivery_key: str
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What an event has begun, the oldest first, and what is wanted of events now, by name."""
+
+    deliveries: tuple[UUID, ...]
+    executions: tuple[UUID, ...]
+    subscriptions: tuple[ProjectedObject, ...]
+    endpoints: tuple[ProjectedObject, ...]
+    connectors: tuple[ProjectedObject, ...]
+
+
+_COLUMNS = [EVENTS.c[each.name] for each in fields(Noted)]
+_MINE = EVENTS.c.tenant_id == bindparam("tenant_id", type_=Uuid)
+_PAGE = (
+    select(*_COLUMNS)
+    .where(_MINE, EVENTS.c.id < bindparam("before", type_=Uuid))
+    .order_by(EVENTS.c.id.desc())
+    .limit(bindparam("limit", type_=Integer))
+)
+PAGE: Final = Statement(_PAGE)
+PAGE_OF_TYPE: Final = Statement(_PAGE.where(EVENTS.c.type == bindparam("type", type_=String)))
+GET: Final = Statement(select(*_COLUMNS).where(_MINE, EVENTS.c.id == bindparam("id", type_=Uuid)))
+RUNS: Final = Statement(
+    select(EXECUTIONS.c.id)
+    .where(
+        EXECUTIONS.c.tenant_id == bindparam("tenant_id", type_=Uuid),
+        EXECUTIONS.c.trigger_id == bindparam("event_id", type_=Uuid),
+        EXECUTIONS.c.trigger_kind == "event",
+    )
+    .order_by(EXECUTIONS.c.id)
+)
+
+
+async def page(
+    database: Database, tenant_id: UUID, event_type: str, before: UUID, limit: int
+) -> list[Noted]:
+    """Events before an id; of one type where it is said."""
+    asked = {"tenant_id": tenant_id, "before": before, "limit": limit}
+    if event_type:
+        rows = await database.read(tenant_id, PAGE_OF_TYPE, type=event_type, **asked)
+    else:
+        rows = await database.read(tenant_id, PAGE, **asked)
+    return [Noted(*row) for row in rows]
+
+
+async def get(
+    database: Database, tenant_id: UUID, event_id: UUID
+) -> tuple[Noted | None, Kept | None]:
+    """An event, and what is kept of what it says."""
+    place = {"tenant_id": tenant_id, "id": event_id}
+    found, said = await database.read_all(tenant_id, [Bound(GET, place), Bound(KEPT, place)])
+    return (Noted(*found[0]), kept(said[0])) if found else (None, None)
+
+
+async def begun(database: Database, tenant_id: UUID, event_id: UUID) -> Begun:
+    """What came of an event, and what could, at one moment."""
+    of_event = {"tenant_id": tenant_id, "event_id": event_id}
+    kinds = ("Subscription", "WebhookEndpoint", "Connector")
+    wanted = [Bound(ALL_OF, {"tenant_id": tenant_id, "kind": kind}) for kind in kinds]
+    deliveries, runs, *objects = await database.read_all(
+        tenant_id, [Bound(OF_EVENT, of_event), Bound(RUNS, of_event), *wanted]
+    )
+    return Begun(_ids(deliveries), _ids(runs), *map(_objects, objects))
+
+
+def _ids(rows: Sequence[Any]) -> tuple[UUID, ...]:
+    return tuple(row.id for row in rows)
+
+
+def _objects(rows: Sequence[Any]) -> tuple[ProjectedObject, ...]:
+    return tuple(ProjectedObject(*row) for row in rows)
