@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -63,6 +63,15 @@ def span(text: str) -> timedelta:
     if not number.isdecimal() or len(number) > MOST_DIGITS or unit not in UNITS:
         raise argparse.ArgumentTypeError("must be a number with m, h or d, such as 90d")
     return timedelta(**{UNITS[unit]: int(number)})
+
+
+def moment(text: str) -> datetime:
+    """A day or a time; in UTC where it does not say its zone."""
+    try:
+        said = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("write it as 2026-01-31 or 2026-01-31T12:00") from None
+    return said.replace(tzinfo=said.tzinfo or UTC)
 
 
 def parent(args: argparse.Namespace) -> str:

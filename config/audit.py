@@ -6,7 +6,6 @@ Without a tenant they mean the platform's log.
 import argparse
 import sys
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Final
 
 from rich.console import Console
@@ -16,7 +15,7 @@ from tenon.options.v1 import rule_pb2
 from tenon.registry.v1 import audit_service_pb2 as pb2
 from tenon.registry.v1 import audit_service_pb2_grpc
 
-from config.asking import add_command, add_group, parent
+from config.asking import add_command, add_group, moment, parent
 from config.cli import Subparsers, UsageError, open_service
 from config.look import CALL_S, shown
 from config.render import printable
@@ -73,8 +72,8 @@ def _add_filter(command: argparse.ArgumentParser) -> None:
 
 
 def _add_times(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--since", type=_time, help="from this day or time on (UTC)")
-    command.add_argument("--until", type=_time, help="before this day or time (UTC)")
+    command.add_argument("--since", type=moment, help="from this day or time on (UTC)")
+    command.add_argument("--until", type=moment, help="before this day or time (UTC)")
 
 
 def events(args: argparse.Namespace) -> int:
@@ -168,15 +167,6 @@ def _set_times(
         message.from_time.FromDatetime(args.since)
     if args.until:
         message.to_time.FromDatetime(args.until)
-
-
-def _time(text: str) -> datetime:
-    """A day or a time; in UTC where it does not say its zone."""
-    try:
-        said = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError("write it as 2026-01-31 or 2026-01-31T12:00") from None
-    return said.replace(tzinfo=said.tzinfo or UTC)
 
 
 def _uid(args: argparse.Namespace) -> str:

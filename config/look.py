@@ -35,7 +35,6 @@ Lane = lane_service_pb2.Lane
 
 def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     """Add the commands to a parser."""
-    executor = os.environ.get("TENON_EXECUTOR", EXECUTOR)
     for name, run, words in (
         ("executions", executions, "a tenant's executions, or one with its steps"),
         ("lanes", lanes, "a tenant's lanes, and why one does not move"),
@@ -46,7 +45,7 @@ def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         command.add_argument("--limit", type=int, default=20, help="at most (%(default)s)")
         add_registry_options(command)
         command.set_defaults(run=guarded(run))
-        command.add_argument("--executor", default=executor, help="host:port (%(default)s)")
+        add_executor_option(command)
         if run is executions:
             command.add_argument("execution", nargs="?", help="its id, or `last`")
             doing = command.add_mutually_exclusive_group()
@@ -56,6 +55,14 @@ def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
             stuck = "only those that have work and may begin none of it now"
             command.add_argument("--not-moving", action="store_true", help=stuck)
             command.add_argument("--kind", default="", help="only of this kind of work")
+
+
+def add_executor_option(command: argparse.ArgumentParser) -> None:
+    """Where the executor is."""
+    executor = os.environ.get("TENON_EXECUTOR", EXECUTOR)
+    command.add_argument(
+        "--executor", default=executor, help="host:port, or TENON_EXECUTOR (%(default)s)"
+    )
 
 
 def executions(args: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 from tenon.executor.v1 import execution_service_pb2, execution_service_pb2_grpc
 
 from config.cli import Subparsers, UsageError, add_registry_options, open_service
-from config.look import CALL_S, EXECUTOR, follow, guarded, shown, steps_table
+from config.look import CALL_S, add_executor_option, follow, guarded, shown, steps_table
 
 LONGEST_WAIT_S: Final = 60
 Execution = execution_service_pb2.Execution
@@ -33,8 +32,7 @@ def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     ending.add_argument("--follow", action="store_true", help="see it change to its end")
     command.add_argument("--output", choices=("table", "json"), default="table")
     add_registry_options(command)
-    executor = os.environ.get("TENON_EXECUTOR", EXECUTOR)
-    command.add_argument("--executor", default=executor, help="host:port (%(default)s)")
+    add_executor_option(command)
     command.set_defaults(run=guarded(run))
 
 

@@ -41,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     from config.audit import register as register_audit
     from config.connections import register as register_connections
     from config.credentials import register as register_credentials
+    from config.deliveries import register as register_deliveries
+    from config.events import register as register_events
     from config.removal import register as register_removal
     from config.run import register as register_run
     from config.seal import register as register_seal
@@ -61,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     register_access(commands)
     register_credentials(commands)
     register_connections(commands)
+    register_events(commands)
+    register_deliveries(commands)
     register_bootstrap(commands)
     for name, run, words in (
         ("up", up, "start PostgreSQL, the registry and the executor, and leave them running"),

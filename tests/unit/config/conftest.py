@@ -1,4 +1,4 @@
-"""A registry that answers by script over a real socket, and `tenon` as people type it."""
+"""A registry, and an executor, that answer by script over a real socket, and `tenon` as typed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -118,6 +118,7 @@ def tenon(
     """Run a command against `registry`; what it ends with."""
     (tmp_path / "key").write_text(f"{KEY}\n")
     monkeypatch.setenv("TENON_REGISTRY", registry.address)
+    monkeypatch.setenv("TENON_EXECUTOR", registry.address)
     monkeypatch.setenv("TENON_KEY_FILE", str(tmp_path / "key"))
     monkeypatch.setenv("COLUMNS", "300")
 

@@ -1,0 +1,132 @@
+"""`deliveries`: what goes out is looked at, followed, and delivered again."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from tenon.executor.v1 import delivery_service_pb2 as pb2
+
+from config import deliveries
+from services.chassis.errors import ResourceExhausted
+from tests.unit.config.conftest import Registry, Tenon
+
+UID = "018f-9"
+NAME = f"tenants/acme/deliveries/{UID}"
+Delivery = pb2.Delivery
+
+
+def delivery(state: str = "DEAD", *, tries: int = 2, reason: str = "HTTP_500") -> Delivery:
+    one = Delivery(
+        name=NAME,
+        state=Delivery.State.Value(f"STATE_{state}"),
+        event="tenants/acme/events/018f-7",
+        event_type="invoice.paid",
+        endpoint="ledger",
+        subscription="to-ledger",
+        attempts=tries,
+        response_status=500 if reason else 200,
+        failure_reason=reason,
+        payload_hash=b"\xab" * 32,
+    )
+    one.create_time.FromJsonString("2026-05-02T08:30:00Z")
+    if state in {"DEAD", "FAILED", "SUCCESS"}:
+        one.end_time.FromJsonString("2026-05-02T08:40:00Z")
+    return one
+
+
+def test_the_list_says_where_each_goes_and_how_it_stands(tenon: Tenon, registry: Registry) -> None:
+    registry.answer("ListDeliveries", pb2.ListDeliveriesResponse(deliveries=[delivery()]))
+    said = tenon("deliveries", "list", "acme", "--endpoint", "ledger", "--state", "dead")
+    assert said.code == 0
+    assert f"{UID} invoice.paid ledger dead 2 500 2026-05-02 08:30 HTTP_500" in said.words
+    assert registry.request == pb2.ListDeliveriesRequest(
+        parent="tenants/acme", page_size=20, endpoint="ledger", state=Delivery.STATE_DEAD
+    )
+    assert tenon("deliveries", "list", "acme", "--state", "lost").code == 2
+
+
+def test_one_is_shown_with_each_try_without_what_a_terminal_would_obey(
+    tenon: Tenon, registry: Registry
+) -> None:
+    one = delivery()
+    tried = one.tries.add(number=1, response_status=500, failure_reason="HTTP_500")
+    tried.response_head = "not now\x1b[2J"
+    tried.duration.FromMilliseconds(120)
+    tried.start_time.FromJsonString("2026-05-02T08:30:01Z")
+    registry.answer("GetDelivery", one)
+    said = tenon("deliveries", "show", "acme", NAME)
+    for fact in (
+        f"delivery {NAME}",
+        "state dead, 2 tries, HTTP_500",
+        "ended 2026-05-02 08:40",
+        f"sha256 {'ab' * 32}",
+        "1 05-02 08:30:01 120 ms 500 HTTP_500 not now",
+    ):
+        assert fact in said.words, fact
+    assert "\x1b" not in said.out and registry.request.name == NAME
+    said = tenon("deliveries", "show", "acme", UID, "--output", "json")
+    assert json.loads(said.out)[0]["tries"][0]["response_status"] == 500
+
+
+def test_the_last_one_is_delivered_again(tenon: Tenon, registry: Registry) -> None:
+    registry.answer("ListDeliveries", pb2.ListDeliveriesResponse(deliveries=[delivery()]))
+    registry.answer("RetryDelivery", delivery("QUEUED"))
+    said = tenon("deliveries", "retry", "acme", "last")
+    assert said.code == 0 and "queued" in said.words
+    (asked,) = registry.requests("RetryDelivery")
+    assert asked.name == NAME
+
+
+@pytest.mark.parametrize(("end", "code"), [("SUCCESS", 0), ("DEAD", 1), ("FAILED", 1)])
+def test_one_is_followed_to_its_end_a_line_for_each_change(
+    end: str, code: int, tenon: Tenon, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "POLL_S", 0.0)
+    last = delivery(end, tries=3, reason="" if end == "SUCCESS" else "HTTP_500")
+    again = delivery("RETRYING", tries=1)
+    registry.answer("GetDelivery", delivery("QUEUED", tries=0, reason=""), again, again, last)
+    said = tenon("deliveries", "follow", "acme", UID)
+    why = "" if end == "SUCCESS" else ", HTTP_500"
+    lines = said.out.splitlines()
+    assert lines[:3] == ["queued", "retrying, HTTP_500", f"{end.lower()}, 3 tries{why}"]
+    assert said.code == code and f"delivery {NAME}" in said.words
+
+
+def test_a_recovery_goes_on_until_nothing_is_left_and_says_how_far_it_is(
+    tenon: Tenon, registry: Registry
+) -> None:
+    more = pb2.RecoverEndpointResponse(count=5000, next_page_token="more")
+    registry.answer("RecoverEndpoint", more, pb2.RecoverEndpointResponse(count=2))
+    recover = ("deliveries", "recover", "acme", "ledger", "--since", "2026-05-02")
+    said = tenon(*recover)
+    assert said.code == 0 and said.words == "5002 deliveries are on their way again"
+    assert said.err == "5000 are on their way again, and there are more\n"
+    first, second = registry.requests("RecoverEndpoint")
+    assert (first.endpoint, first.page_token) == ("tenants/acme/webhookEndpoints/ledger", "")
+    assert first.since.ToJsonString() == "2026-05-02T00:00:00Z"
+    assert second.page_token == "more" and second.since == first.since
+    registry.answer("RecoverEndpoint", pb2.RecoverEndpointResponse(count=2))
+    assert json.loads(tenon(*recover, "--output", "json").out) == [{"count": 2}]
+
+
+def test_a_recovery_since_some_time_ago(tenon: Tenon, registry: Registry) -> None:
+    registry.answer("RecoverEndpoint", pb2.RecoverEndpointResponse())
+    recover = ("deliveries", "recover", "acme", "ledger")
+    assert tenon(*recover).code == 2 and tenon(*recover, "--since", "soon").code == 2
+    assert registry.asked == []
+    assert tenon(*recover, "--since", "2h").code == 0
+    ago = datetime.now(UTC) - registry.request.since.ToDatetime(tzinfo=UTC)
+    assert timedelta(hours=2) <= ago < timedelta(hours=2, minutes=1)
+
+
+def test_a_recovery_that_is_cut_short_says_how_far_it_came_and_why(
+    tenon: Tenon, registry: Registry
+) -> None:
+    more = pb2.RecoverEndpointResponse(count=5000, next_page_token="more")
+    registry.answer("RecoverEndpoint", more, ResourceExhausted("the quota is used up"))
+    said = tenon("deliveries", "recover", "acme", "ledger", "--since", "2h")
+    assert (said.code, said.out) == (1, "")
+    assert said.err.splitlines() == [
+        "5000 are on their way again, and there are more",
+        "tenon: the quota is used up",
+    ]
