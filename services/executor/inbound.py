@@ -1,13 +1,13 @@
-"""Takes one webhook in: finds its endpoint, verifies raw bytes, keeps the event before answering.
+"""Takes one webhook in: finds its endpoint, has it prove itself, keeps the event before answering.
 
-Whatever is wrong with tenant, endpoint or signature is one refusal, after comparable work.
+Whatever is wrong with tenant, endpoint or proof is one refusal, after comparable work.
 """
 
 import hashlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -20,52 +20,42 @@ from services.chassis.secret import Secret
 from services.executor import events
 from services.executor.credentials import Resolved
 from services.executor.events import Arrived, Event
+from services.executor.proofs import (
+    SIGNATURE,
+    WAYS,
+    Delivery,
+    NotLetIn,
+    Proof,
+    auth_of,
+    proof_of,
+    prove,
+)
 from services.executor.registry import Registry
 from services.executor.store import projected, tenants
 from services.executor.store.projected import ProjectedObject
 from services.executor.uses import Uses
 from services.providers.catalog import Catalog
-from services.providers.manifest import SignatureScheme, Webhook
-from services.providers.signatures import SignatureRefused, verify
+from services.providers.manifest import Webhook
 
 BEFORE_COMMIT: Final = failpoints.declare("ingress.before_commit", "nothing of the event is there")
 AFTER_COMMIT: Final = failpoints.declare("ingress.after_commit", "the event is there and runs once")
 
 PARTS: Final = ("WebhookEndpoint", "Integration", "Credential")
-SECRET: Final = "secret"  # noqa: S105 - the name of a part
+INBOUND: Final = "INBOUND"
 UNKNOWN_TYPE: Final = "unknown"
 NOWHERE: Final = UUID(int=0)
-STRANGERS_SCHEME: Final[SignatureScheme] = "github_sha256"
 _PLAIN: Final = re.compile(r"[\x21-\x7e]{1,200}")
-
-
-class NotLetIn(errors.NotFound):
-    """No such endpoint, or not for this sender; `detail` is for operators alone."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("not found")
-        self.detail = detail
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One webhook as it came over the wire; header names are lower-case."""
-
-    tenant: str
-    endpoint: str
-    headers: Mapping[str, str]
-    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """An active endpoint; it lets in what is signed with one of its secrets, the newest first."""
+    """An active endpoint that lets in whoever shows its proof."""
 
     tenant_id: UUID
     endpoint: ProjectedObject
     webhook: Webhook
     credential: Resolved
-    secrets: Sequence[Secret]
+    proof: Proof
 
 
 class Inbound:
@@ -89,7 +79,7 @@ class Inbound:
         self._uses = uses
         self._seal = seal
         self._now = now
-        self._nobodys = Secret(secrets.token_bytes(32))
+        self._nobodys = Proof(SIGNATURE, [Secret(secrets.token_bytes(32))])
 
     async def receive(self, delivery: Delivery) -> UUID:
         """Take a delivery in; answers with its event's id.
@@ -97,7 +87,7 @@ class Inbound:
         Raises NotLetIn for whatever is refused, Unavailable for what should be sent again.
         """
         door = await self._door(delivery)
-        self._verify(door, delivery)
+        self._prove(door, delivery)
         if door is None:
             raise NotLetIn("no such endpoint, or it is not active")
         # Strangers can send what is refused: that says nothing of the secret.
@@ -130,20 +120,17 @@ class Inbound:
         endpoint, integration, credential = (parts[kind] for kind in PARTS)
         webhook = self._catalog.get(integration.spec["provider"]).webhook
         active = endpoint.spec["is_active"] and integration.spec["is_active"]
-        if not active or webhook is None:
+        # What was projected before there were two directions says none.
+        inward = endpoint.spec.get("direction") in {None, INBOUND}
+        if webhook is None or not (active and inward and auth_of(endpoint.spec) in WAYS):
             return None
         resolved = await self._registry.resolve(tenant_id, credential.name, credential.version)
-        known = [each[SECRET] for each in (resolved.values, *resolved.previous) if SECRET in each]
-        return Door(tenant_id, endpoint, webhook, resolved, known) if known else None
+        proof = proof_of(endpoint.spec, webhook.signature.scheme, resolved)
+        return Door(tenant_id, endpoint, webhook, resolved, proof) if proof.known else None
 
-    def _verify(self, door: Door | None, delivery: Delivery) -> None:
-        """Verify also where there is no door: the time an answer takes must not tell that."""
-        scheme = door.webhook.signature.scheme if door else STRANGERS_SCHEME
-        known = door.secrets if door else [self._nobodys]
-        try:
-            verify(scheme, known, delivery.headers, delivery.body, self._now())
-        except SignatureRefused as error:
-            raise NotLetIn(error.detail) from None
+    def _prove(self, door: Door | None, delivery: Delivery) -> None:
+        """Prove also where there is no door: the time an answer takes must not tell that."""
+        prove(door.proof if door else self._nobodys, delivery, self._now())
 
 
 def event_of(door: Door, delivery: Delivery) -> Event:

@@ -3,6 +3,8 @@ errors become HTTP statuses.
 
 POST /v1/{tenant}/{endpoint}      202 {"event": id}; a redelivery gets the first one's answer;
                                   429 with Retry-After while the tenant's quota is used up
+POST /v1/{tenant}/{endpoint}/{token}
+                                  the same, of endpoints whose url is the secret (`proofs`)
 GET  /connect/{token}             302 to where an end user connects an account
 GET  /oauth/callback              302 back from there, or a page
 GET  /healthz                     200 while the process serves
@@ -21,7 +23,8 @@ from aiohttp.typedefs import Handler
 from services.chassis import errors, telemetry
 from services.chassis.ids import uuid7
 from services.executor import connecting
-from services.executor.inbound import Delivery, Inbound, NotLetIn
+from services.executor.inbound import Inbound
+from services.executor.proofs import Delivery, NotLetIn
 from services.executor.registry_connecting import RegistryConnecting
 
 log = logging.getLogger(__name__)
@@ -98,6 +101,7 @@ def _application(inbound: Inbound, registry: RegistryConnecting) -> web.Applicat
             endpoint=request.match_info["endpoint"],
             headers=_headers(request),
             body=await _body(request),
+            token=request.match_info.get("token", ""),
         )
         with telemetry.bind(tenant=delivery.tenant, endpoint=delivery.endpoint):
             event_id = await inbound.receive(delivery)
@@ -110,6 +114,7 @@ def _application(inbound: Inbound, registry: RegistryConnecting) -> web.Applicat
     application.add_routes(
         [
             web.post("/v1/{tenant}/{endpoint}", receive),
+            web.post("/v1/{tenant}/{endpoint}/{token}", receive),
             web.get("/healthz", healthy),
             *connecting.routes(registry),
         ]

@@ -4,7 +4,6 @@ A scheme of `_SCHEMES` says what is signed, with which key, and how the signatur
 Sources: GitHub "Validating webhook deliveries"; Standard Webhooks 1.0.0, "Signature scheme".
 """
 
-import contextlib
 import hashlib
 import hmac
 import re
@@ -61,18 +60,18 @@ def verify(
     """Return if any of `secrets` (the current one, and older ones in their overlap) signed `body`.
 
     `headers` have lower-case names; `body` is what came over the wire; `now` is in seconds since
-    the epoch. Raises SignatureRefused for everything else, without secrets too.
+    the epoch. Raises SignatureRefused for everything else, without secrets too. Each secret costs
+    one digest of the body, whether signatures are many, none or malformed.
     """
-    if not secrets:
-        raise SignatureRefused("the endpoint has no secret")
-    signed = _SCHEMES[scheme].read(headers, body, now)
-    matches = [
-        hmac.compare_digest(_digest(key, signed.message), given)
-        for key in _keys(_SCHEMES[scheme], secrets)
-        for given in signed.signatures
-    ]
+    keys, fault = _keys(scheme, secrets), None
+    try:
+        signed = _SCHEMES[scheme].read(headers, body, now)
+    except SignatureRefused as error:
+        signed, fault = _Signed((), body), error
+    digests = [_digest(key, signed.message) for key in keys]
+    matches = [hmac.compare_digest(ours, given) for ours in digests for given in signed.signatures]
     if not any(matches):
-        raise SignatureRefused("no signature is of this body and secret")
+        raise fault or SignatureRefused("no signature is of this body and secret")
 
 
 def sign(
@@ -89,13 +88,19 @@ def sign(
     return _SCHEMES[scheme].write(_SCHEMES[scheme].key(secret), body, now, id)
 
 
-def _keys(scheme: _Scheme, secrets: Sequence[Secret]) -> list[bytes]:
-    """The keys, the newest first. An older one that the scheme cannot take matches nothing: it must
-    not keep out what the newest has signed."""
-    keys = [scheme.key(secrets[0])]
-    for older in secrets[1:]:
-        with contextlib.suppress(SignatureRefused):
-            keys.append(scheme.key(older))
+def _keys(scheme: SignatureScheme, secrets: Sequence[Secret]) -> list[bytes]:
+    """The keys of those secrets that are some: what was no secret once must not bar its successor.
+
+    Raises SignatureRefused where none is.
+    """
+    keys, fault = [], SignatureRefused("the endpoint has no secret")
+    for secret in secrets:
+        try:
+            keys.append(_SCHEMES[scheme].key(secret))
+        except SignatureRefused as error:
+            fault = error
+    if not keys:
+        raise fault
     return keys
 
 

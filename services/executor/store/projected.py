@@ -110,15 +110,15 @@ SUBSCRIPTIONS_OF = Statement(
 def _way_in() -> Statement:
     named = and_(OBJECTS.c.kind == bindparam("kind"), OBJECTS.c.name == bindparam("name"))
     mine = OBJECTS.c.tenant_id == bindparam("tenant_id")
-    endpoint = select(OBJECTS.c.spec).where(mine, named).cte("endpoint")
+    endpoint = select(OBJECTS.c.spec).where(mine, named).cte("endpoint").c.spec
+    # What is shown, where something is shown; else what is signed with.
+    proof = func.coalesce(func.nullif(endpoint["credential"].astext, ""), endpoint["secret"].astext)
+    names = (("Integration", endpoint["integration"].astext), ("Credential", proof))
     wanted = [
         named,
         *(
-            and_(
-                OBJECTS.c.kind == kind,
-                OBJECTS.c.name == select(endpoint.c.spec[field].astext).scalar_subquery(),
-            )
-            for field, kind in (("integration", "Integration"), ("secret", "Credential"))
+            and_(OBJECTS.c.kind == kind, OBJECTS.c.name == select(name).scalar_subquery())
+            for kind, name in names
         ),
     ]
     return Statement(select(*_COLUMNS).where(mine, or_(*wanted)))
@@ -236,7 +236,7 @@ async def subscriptions_of(
 async def way_in(
     source: Transaction | Database, tenant_id: UUID, endpoint: str
 ) -> dict[str, ProjectedObject]:
-    """A WebhookEndpoint with the Integration and the Credential it names, by kind."""
+    """A WebhookEndpoint with the Integration it names and the Credential senders prove by."""
     rows = await _rows(source, tenant_id, WAY_IN, kind="WebhookEndpoint", name=endpoint)
     return {row.kind: ProjectedObject(*row) for row in rows}
 

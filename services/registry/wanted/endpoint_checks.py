@@ -14,7 +14,11 @@ Known = Mapping[Key, Complete]
 
 INBOUND: Final = "INBOUND"
 OUTBOUND: Final = "OUTBOUND"
-SIGNATURE: Final = "SIGNATURE"
+NEEDING_SECRET: Final[Mapping[str, str]] = {
+    "SIGNATURE": "what signatures are checked with",
+    "NONE": "what the token in the url is made from",
+}
+"""Why senders of an inbound endpoint cannot do without its secret, by how they prove themselves."""
 SHOWN: Final[Mapping[str, frozenset[str]]] = {
     "BEARER": frozenset({"bearer"}),
     "API_KEY": frozenset({"api_key"}),
@@ -81,8 +85,10 @@ def _inbound(spec: Mapping[str, Any], known: Known, catalog: Catalog) -> Found:
             yield f"spec.{field}", "is for endpoints of direction OUTBOUND"
     if spec["auth"] == "OAUTH2":
         yield "spec.auth", "OAUTH2 is for endpoints of direction OUTBOUND"
-    if spec["auth"] == SIGNATURE and not spec["secret"]:
-        yield "spec.secret", "is required: what signatures are checked with"
+    if spec["auth"] in NEEDING_SECRET and not spec["secret"]:
+        yield "spec.secret", f"is required: {NEEDING_SECRET[spec['auth']]}"
+    elif spec["secret"] and spec["auth"] not in NEEDING_SECRET:
+        yield "spec.secret", f"is not used where auth is {spec['auth']}"
     integration = known.get(("Integration", spec["integration"]))
     provider = integration.spec()["provider"] if integration else ""
     manifest = catalog.manifests.get(provider)

@@ -12,6 +12,7 @@ from services.chassis.database import Database
 from services.chassis.secret import Secret
 from services.executor.registry import Registry
 from tests.integration.executor.execution_bench import ExecutionBench, execution_bench
+from tests.integration.executor.ingress_house import House, ingress_house
 from tests.integration.executor.lane_bench import LaneBench
 from tests.integration.executor.running_registry import RunningRegistry
 
@@ -54,4 +55,16 @@ async def runs(
 ) -> AsyncIterator[ExecutionBench]:
     """A tenant with connectors to run, and a sandbox they call."""
     async with execution_bench(executor_database, tenant_ids[0]) as made:
+        yield made
+
+
+@pytest.fixture
+async def house(
+    registry_service: RunningRegistry,
+    registry: Registry,
+    executor_database: Database,
+    admin: psycopg.AsyncConnection[Any],
+) -> AsyncIterator[House]:
+    """A running ingress of one tenant."""
+    async with ingress_house(registry_service, registry, executor_database, admin) as made:
         yield made

@@ -28,6 +28,28 @@ async def faults_of(
     return told[0]
 
 
+async def test_what_an_inbound_endpoint_asks_for_must_be_there_and_nothing_else(
+    owner: Caller,
+) -> None:
+    told = await faults_of(
+        owner,
+        [
+            documents.endpoint("by-url"),
+            documents.endpoint("none", auth="NONE", secret=""),
+            documents.endpoint("signed", secret=""),
+            documents.endpoint("bearer", auth="BEARER", credential="token"),
+            documents.endpoint("shown", auth="BEARER", credential="token", secret=""),
+            documents.endpoint("empty", auth="BEARER", secret=""),
+        ],
+    )
+    assert set(told) == {
+        "WebhookEndpoint/none#spec.secret",
+        "WebhookEndpoint/signed#spec.secret",
+        "WebhookEndpoint/bearer#spec.secret",
+        "WebhookEndpoint/empty#spec.credential",
+    }
+
+
 async def test_every_fault_of_every_document_is_told_at_once(owner: Caller) -> None:
     told = await faults_of(
         owner,
