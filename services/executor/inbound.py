@@ -26,6 +26,7 @@ from services.executor.proofs import (
     Delivery,
     NotLetIn,
     Proof,
+    asks_rightly,
     auth_of,
     proof_of,
     prove,
@@ -58,6 +59,13 @@ class Door:
     proof: Proof
 
 
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """What a provider hears that asked whether an url is ours: its own words."""
+
+    text: str
+
+
 class Inbound:
     """The way in for webhooks."""
 
@@ -81,8 +89,23 @@ class Inbound:
         self._now = now
         self._nobodys = Proof(SIGNATURE, [Secret(secrets.token_bytes(32))])
 
-    async def receive(self, delivery: Delivery) -> UUID:
-        """Take a delivery in; answers with its event's id.
+    async def challenged(self, delivery: Delivery, query: Mapping[str, str]) -> Echo:
+        """Answer a provider that asks whether an url is ours before it sends anything there.
+
+        Raises NotLetIn where its manifest says nothing of that, or it asks for another url.
+        """
+        door = await self._door(delivery)
+        challenge = door.webhook.challenge if door else None
+        if door is None or challenge is None:
+            raise NotLetIn("nobody is asked whether this is theirs")
+        said = query.get(challenge.token, "") if challenge.token else None
+        answer = door.webhook.answer("query", query)
+        if answer is None or not asks_rightly(door.proof, delivery, said):
+            raise NotLetIn("it is not asked as its provider asks")
+        return Echo(answer)
+
+    async def receive(self, delivery: Delivery) -> UUID | Echo:
+        """Take a delivery in; answers with its event's id, or with what it asks to hear.
 
         Raises NotLetIn for whatever is refused, Unavailable for what should be sent again.
         """
@@ -92,8 +115,11 @@ class Inbound:
             raise NotLetIn("no such endpoint, or it is not active")
         # Strangers can send what is refused: that says nothing of the secret.
         self._uses.note(door.tenant_id, door.credential, "let in")
-        key = await self._registry.lease_key(door.tenant_id)
         event = event_of(door, delivery)
+        answer = door.webhook.answer("body", event.payload)
+        if answer is not None:
+            return Echo(answer)
+        key = await self._registry.lease_key(door.tenant_id)
         taking = await events.taken_by(self._database, event, self._evaluator)
         async with self._database.tenant(door.tenant_id) as tx:
             (accepted,) = await events.accept(tx, [Arrived(event, taking)], key, seal=self._seal)

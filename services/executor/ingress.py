@@ -5,6 +5,8 @@ POST /v1/{tenant}/{endpoint}      202 {"event": id}; a redelivery gets the first
                                   429 with Retry-After while the tenant's quota is used up
 POST /v1/{tenant}/{endpoint}/{token}
                                   the same, of endpoints whose url is the secret (`proofs`)
+GET  the same urls                200 what a provider says there to learn whether they are ours,
+                                  where its manifest has a challenge
 GET  /connect/{token}             302 to where an end user connects an account
 GET  /oauth/callback              302 back from there, or a page
 GET  /healthz                     200 while the process serves
@@ -23,7 +25,7 @@ from aiohttp.typedefs import Handler
 from services.chassis import errors, telemetry
 from services.chassis.ids import uuid7
 from services.executor import connecting
-from services.executor.inbound import Inbound
+from services.executor.inbound import Echo, Inbound
 from services.executor.proofs import Delivery, NotLetIn
 from services.executor.registry_connecting import RegistryConnecting
 
@@ -60,6 +62,7 @@ STATUSES: Final[tuple[tuple[type[errors.TenonError], int, str], ...]] = (
 )
 """The first that fits says the answer; of an error itself only when to send again is told."""
 AGAIN: Final = frozenset({429, 503})
+ENDPOINTS: Final = ("/v1/{tenant}/{endpoint}", "/v1/{tenant}/{endpoint}/{token}")
 
 
 @asynccontextmanager
@@ -96,16 +99,17 @@ async def serving(
 
 def _application(inbound: Inbound, registry: RegistryConnecting) -> web.Application:
     async def receive(request: web.Request) -> web.Response:
-        delivery = Delivery(
-            tenant=request.match_info["tenant"],
-            endpoint=request.match_info["endpoint"],
-            headers=_headers(request),
-            body=await _body(request),
-            token=request.match_info.get("token", ""),
-        )
+        delivery = _delivery(request, await _body(request))
         with telemetry.bind(tenant=delivery.tenant, endpoint=delivery.endpoint):
-            event_id = await inbound.receive(delivery)
-        return web.json_response({"event": str(event_id)}, status=202)
+            found = await inbound.receive(delivery)
+        if isinstance(found, Echo):
+            return _echoed(found)
+        return web.json_response({"event": str(found)}, status=202)
+
+    async def challenged(request: web.Request) -> web.Response:
+        delivery = _delivery(request, b"")
+        with telemetry.bind(tenant=delivery.tenant, endpoint=delivery.endpoint):
+            return _echoed(await inbound.challenged(delivery, request.query))
 
     async def healthy(_: web.Request) -> web.Response:
         return web.json_response({"status": "serving"})
@@ -113,8 +117,8 @@ def _application(inbound: Inbound, registry: RegistryConnecting) -> web.Applicat
     application = web.Application(middlewares=[_boundary])
     application.add_routes(
         [
-            web.post("/v1/{tenant}/{endpoint}", receive),
-            web.post("/v1/{tenant}/{endpoint}/{token}", receive),
+            *(web.post(path, receive) for path in ENDPOINTS),
+            *(web.get(path, challenged, allow_head=False) for path in ENDPOINTS),
             web.get("/healthz", healthy),
             *connecting.routes(registry),
         ]
@@ -155,6 +159,22 @@ def _answer(request: web.Request, status: int, sentence: str) -> web.Response:
     if connecting.is_page(request):
         return connecting.fault_page(status)
     return web.json_response({"error": sentence}, status=status)
+
+
+def _echoed(echo: Echo) -> web.Response:
+    """Somebody else's words, which nobody is to take for a page."""
+    return web.Response(text=echo.text, headers={"X-Content-Type-Options": "nosniff"})
+
+
+def _delivery(request: web.Request, body: bytes) -> Delivery:
+    place = request.match_info
+    return Delivery(
+        tenant=place["tenant"],
+        endpoint=place["endpoint"],
+        headers=_headers(request),
+        body=body,
+        token=place.get("token", ""),
+    )
 
 
 def _headers(request: web.Request) -> dict[str, str]:

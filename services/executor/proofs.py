@@ -100,8 +100,20 @@ def prove(proof: Proof, delivery: Delivery, now: float) -> None:
         raise NotLetIn("nothing stands behind this endpoint in its url")
 
 
+def asks_rightly(proof: Proof, delivery: Delivery, said: str | None) -> bool:
+    """Whether who asks about an url, before there is anything to prove, knows what they must.
+
+    That is the url's token where it has one, and where a token is `said` besides, the same one.
+    """
+    if delivery.token and proof.auth != NONE:
+        return False
+    shown = [delivery.token] if proof.auth == NONE else []
+    shown += [] if said is None else [said]
+    return all(_is_one_of(_tokens(proof, delivery), token) for token in shown)
+
+
 def url_token(secret: Secret, path: str) -> str:
-    """The last part of the url of an endpoint that asks for NONE.
+    """The last part of the url of an endpoint that asks for NONE, and what others' setters-up know.
 
     The first 128 bits of HMAC-SHA-256 (RFC 2104) of the url's `path` before it, such as
     `/v1/acme/orders`, keyed by the endpoint's webhook_secret; base64url without padding (RFC 4648).
@@ -134,8 +146,11 @@ def _signed(proof: Proof, delivery: Delivery, now: float) -> None:
 
 
 def _in_url(proof: Proof, delivery: Delivery, _now: float) -> None:
-    tokens = [url_token(each, delivery.path).encode() for each in proof.known]
-    _compare(tokens, delivery.token.encode(errors="surrogatepass"), delivery)
+    _compare(_tokens(proof, delivery), delivery.token, delivery)
+
+
+def _tokens(proof: Proof, delivery: Delivery) -> list[bytes]:
+    return [url_token(each, delivery.path).encode() for each in proof.known]
 
 
 def _after(scheme: str) -> Callable[[Proof, Delivery, float], None]:
@@ -146,18 +161,25 @@ def _after(scheme: str) -> Callable[[Proof, Delivery, float], None]:
         said = delivery.headers.get(proof.header, "")
         given = said[len(prefix) :] if said[: len(prefix)].lower() == prefix else ""
         known = [each.reveal() for each in proof.known]
-        _compare(known, given.strip(" ").encode(errors="surrogatepass"), delivery)
+        _compare(known, given.strip(" "), delivery)
 
     return check
 
 
-def _compare(known: Sequence[bytes], given: bytes, delivery: Delivery) -> None:
-    matches = [hmac.compare_digest(each, given) for each in known]
+def _compare(known: Sequence[bytes], given: str, delivery: Delivery) -> None:
+    matches = _is_one_of(known, given)
     for each in known:
         # Thrown away: a signature would have cost it.
         hmac.digest(each, delivery.body, hashlib.sha256)
-    if not any(matches):
+    if not matches:
         raise NotLetIn("what is shown is missing or wrong")
+
+
+def _is_one_of(known: Sequence[bytes], given: str) -> bool:
+    # It may hold bytes that are no text.
+    said = given.encode(errors="surrogatepass")
+    matches = [hmac.compare_digest(each, said) for each in known]
+    return any(matches)
 
 
 _RULES: Final[Mapping[str, AuthRule]] = {

@@ -34,8 +34,10 @@ Scalar = str | int | bool
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+FieldName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
+_ECHOED: Final = re.compile(r"[\x20-\x7e]{1,500}")
 CARRIED_AS: Final[Mapping[str, AuthType]] = {"oauth2": "bearer"}
 """Types of credential that go on a request as another one does."""
 
@@ -245,6 +247,39 @@ class EventType(_Part):
         return ".".join(words) or None
 
 
+class Challenge(_Part):
+    """What this provider asks at set-up time to learn whether an url is ours.
+
+    The answer is what `field` holds, as it is. It is asked in the `query` of a GET (Dropbox
+    "Webhooks", Meta "Webhooks: Getting Started", W3C WebSub 5.3), or in the JSON `body` of a
+    delivery, which proves itself as any other does (Slack "url_verification"). `when` names the
+    fields that tell it from anything else, with their values; `token` the one that must hold the
+    token of the url, which somebody has told the provider.
+    """
+
+    by: Literal["query", "body"]
+    field: FieldName
+    when: dict[FieldName, str] = {}
+    token: FieldName | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.by == "body" and not self.when:
+            raise ValueError("when must tell a challenge in a body from an event")
+        if self.by == "body" and self.token:
+            raise ValueError("a token is for what has no proof of its own: by query")
+        return self
+
+    def answer(self, asked: object) -> str | None:
+        """What to say to those who ask this, or None where it is not this that they ask."""
+        if not isinstance(asked, Mapping):
+            return None
+        if any(asked.get(name) != value for name, value in self.when.items()):
+            return None
+        said = asked.get(self.field)
+        return said if isinstance(said, str) and _ECHOED.fullmatch(said) else None
+
+
 class Webhook(_Part):
     """How this provider calls us."""
 
@@ -252,6 +287,12 @@ class Webhook(_Part):
     delivery_id_header: HeaderName
     event_type: EventType
     content_types: tuple[str, ...] = ("application/json",)
+    challenge: Challenge | None = None
+
+    def answer(self, by: Literal["query", "body"], asked: object) -> str | None:
+        """What to say where this provider asks in this way whether an url is ours, or None."""
+        challenge = self.challenge
+        return challenge.answer(asked) if challenge and challenge.by == by else None
 
 
 class Manifest(_Part):

@@ -134,7 +134,6 @@ async def ingress_house(
     registry: Registry,
     database: Database,
     admin: Admin,
-    catalog: Catalog | None = None,
 ) -> AsyncIterator[House]:
     """The ingress of the tenant `acme`, who wants `wanted()`."""
     await registry_service.apply("acme", *wanted())
@@ -143,7 +142,7 @@ async def ingress_house(
     await projection.project(tenant_id)
     evaluator = Evaluator()
     uses = Uses()
-    inbound = Inbound(database, registry, catalog or Catalog.load(), evaluator, uses)
+    inbound = Inbound(database, registry, Catalog.load(), evaluator, uses)
     async with (
         evaluator,
         open_channel(registry_service.target, key=registry_service.service_key) as channel,

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from services.providers.catalog import Catalog, ManifestInvalid, UnknownProvider
+from services.providers.manifest import Challenge
 
 CATALOG = Catalog.load()
 GOOD: dict[str, Any] = {
@@ -168,3 +170,44 @@ def test_the_reconciler_reads_the_catalog_without_an_http_stack() -> None:
         "sys.exit(any(m in sys.modules for m in ('aiohttp', 'grpc', 'sqlalchemy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+SLACKS = Challenge(by="body", field="challenge", when={"type": "url_verification"})
+METAS = Challenge(by="query", field="hub.challenge", when={"hub.mode": "subscribe"})
+
+
+@pytest.mark.parametrize(
+    ("challenge", "asked", "answer"),
+    [
+        (SLACKS, {"type": "url_verification", "challenge": "3eZbrw1a", "token": "x"}, "3eZbrw1a"),
+        (SLACKS, {"type": "event_callback", "challenge": "3eZbrw1a"}, None),
+        (SLACKS, {"challenge": "3eZbrw1a"}, None),
+        (SLACKS, {"type": "url_verification"}, None),
+        (SLACKS, {"type": "url_verification", "challenge": 7}, None),
+        (SLACKS, {"type": "url_verification", "challenge": ""}, None),
+        (SLACKS, {"type": "url_verification", "challenge": "a\r\nb"}, None),
+        (SLACKS, {"type": "url_verification", "challenge": "a" * 501}, None),
+        (SLACKS, ["url_verification"], None),
+        (SLACKS, None, None),
+        (METAS, {"hub.mode": "subscribe", "hub.challenge": "1158201444"}, "1158201444"),
+        (METAS, {"hub.mode": "unsubscribe", "hub.challenge": "1158201444"}, None),
+    ],
+)
+def test_a_challenge_is_answered_with_its_own_words_and_nothing_else_is(
+    challenge: Challenge, asked: object, answer: str | None
+) -> None:
+    assert challenge.answer(asked) == answer
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"by": "body", "field": "challenge"},
+        {"by": "body", "field": "challenge", "when": {"type": "x"}, "token": "token"},
+        {"by": "form", "field": "challenge"},
+        {"by": "query", "field": "a b"},
+    ],
+)
+def test_a_challenge_that_could_be_something_else_is_none(said: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Challenge.model_validate(said)
