@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 LARGEST_BODY: Final = 2**20
 BODY_S: Final = 30.0
+HEAD_S: Final = 75.0
+"""How long a connection may be without the whole head of a request, between requests too."""
 RETRY_AFTER_S: Final = 5
 DRAIN_S: Final = 10.0
 
@@ -84,6 +86,7 @@ async def serving(
         access_log=None,
         # A signature is of the bytes on the wire, not of what they unpack to.
         auto_decompress=False,
+        keepalive_timeout=HEAD_S,
         shutdown_timeout=DRAIN_S,
     )
     await runner.setup()
