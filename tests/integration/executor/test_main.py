@@ -13,7 +13,14 @@ from pathlib import Path
 import aiohttp
 import grpc
 import pytest
+from google.protobuf.struct_pb2 import Value
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tenon.executor.v1 import (
+    delivery_service_pb2,
+    delivery_service_pb2_grpc,
+    event_service_pb2,
+    event_service_pb2_grpc,
+)
 from tenon.executor.v1 import execution_service_pb2 as pb
 from tenon.executor.v1 import execution_service_pb2_grpc as stubs
 
@@ -92,6 +99,7 @@ async def test_it_serves_projects_authenticates_and_stops_when_told(
                 await asyncio.sleep(0.05)
         page = await stub.ListExecutions(pb.ListExecutionsRequest(parent="tenants/acme"), timeout=5)
         assert list(page.executions) == []
+        await _publish_and_look(channel)
     async with open_channel(target, key=Secret("tnk_test_nobody")) as channel:
         stub = stubs.ExecutionServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -103,6 +111,21 @@ async def test_it_serves_projects_authenticates_and_stops_when_told(
     assert b"Traceback" not in errors
     for secret in (registry_service.owner_key, registry_service.service_key):
         assert secret.reveal() not in errors
+
+
+async def _publish_and_look(channel: grpc.aio.Channel) -> None:
+    """An event comes in by the process's own services, and goes nowhere."""
+    events: event_service_pb2_grpc.EventServiceAsyncStub
+    events = event_service_pb2_grpc.EventServiceStub(channel)
+    new = event_service_pb2.NewEvent(type="ping", payload=Value(string_value="pong"))
+    publish = event_service_pb2.PublishEventsRequest(parent="tenants/acme", events=[new])
+    (name,) = (await events.PublishEvents(publish, timeout=5)).names
+    found = await events.GetEvent(event_service_pb2.GetEventRequest(name=name), timeout=5)
+    assert found.body == b'"pong"'
+    deliveries: delivery_service_pb2_grpc.DeliveryServiceAsyncStub
+    deliveries = delivery_service_pb2_grpc.DeliveryServiceStub(channel)
+    asked = delivery_service_pb2.ListDeliveriesRequest(parent="tenants/acme")
+    assert not (await deliveries.ListDeliveries(asked, timeout=5)).deliveries
 
 
 async def test_metrics_are_served_where_it_is_told_and_every_loop_is_led(
