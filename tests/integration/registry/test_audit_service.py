@@ -291,3 +291,19 @@ async def test_what_a_service_tells_is_taken_once_and_has_the_log_s_own_id_and_t
     assert event.create_time.ToDatetime(UTC) > datetime.now(UTC) - timedelta(minutes=1)
     (field,) = event.fields
     assert (field.path, field.after) == ("create_time", '"2020-02-01T00:00:00+00:00"')
+
+
+async def test_of_a_recovery_the_log_keeps_how_many_went_again_and_since_when(
+    admin: Caller, calling: Calls
+) -> None:
+    executor = await calling("EXECUTOR", kind="service")
+    told = pb2.RecordedEvent(uid=str(uuid7()), action="recover", kind="Delivery", object="ledger")
+    told.create_time.GetCurrentTime()
+    told.actor.uid = str(uuid7())
+    told.fields.add(path="count", after="500")
+    told.fields.add(path="since", after='"2026-01-31T12:00:00Z"')
+    request = pb2.RecordAuditEventsRequest(parent=PARENT, events=[told])
+    await executor.audit.RecordAuditEvents(request)
+    (event,) = await events(admin, object="ledger")
+    kept = {field.path: field.after for field in event.fields}
+    assert (kept["count"], kept["since"]) == ("500", '"2026-01-31T12:00:00Z"')

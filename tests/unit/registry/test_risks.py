@@ -26,6 +26,7 @@ from services.registry.messages.config import SCHEMAS
         ("Tenant", "update", ["spec.enabled"], Risk.HIGH),
         ("Tenant", "update", ["spec.display_name"], Risk.LOW),
         ("ProviderSwitch", "switch_off", ["reason"], Risk.HIGH),
+        *(("Delivery", action, [], Risk.MEDIUM) for action in ("retry", "recover")),
         ("Stranger", "update", ["x"], Risk.LOW),
     ],
 )  # fmt: skip
