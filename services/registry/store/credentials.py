@@ -328,6 +328,8 @@ PLAN: Final = Statement(
 DUE: Final = Statement(
     select(_S.tenant_id, _S.credential_id)
     .where(or_(_S.rotate_at <= _NOW, _S.warn_at <= _NOW))
+    # What fails stays due: in one order it would keep the rest out for good.
+    .order_by(func.random())
     .limit(bindparam("size"))
 )
 # What is due of one, looked at again inside its tenant once it is held.

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from services.chassis.rules import Risk
+from services.registry.credentials.attention import BATCH
 from tests.integration.registry import documents
 from tests.integration.registry.callers import Caller, Registry
 from tests.integration.registry.credential_calls import (
@@ -124,9 +125,18 @@ async def test_it_is_told_once_that_a_credential_ends(
     assert await notices(rows) == 2
 
 
+@pytest.mark.parametrize(("batch", "rounds"), [(BATCH, 1), (1, 60)])
 async def test_one_that_cannot_be_turned_holds_up_no_other(
-    owner: Caller, executor: Caller, registry: Registry, rows: Rows
+    owner: Caller,
+    executor: Caller,
+    registry: Registry,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: int,
+    rounds: int,
 ) -> None:
+    # As many fail as are looked at in one round.
+    monkeypatch.setattr("services.registry.credentials.attention.BATCH", batch)
     await owner.apply("globex", [secret("made", "webhook_secret", rotation=EVERY)])
     await owner.apply("acme", [secret("made", "webhook_secret", rotation=EVERY)])
     await rows.execute(
@@ -134,7 +144,8 @@ async def test_one_that_cannot_be_turned_holds_up_no_other(
         " WHERE tenant_id = (SELECT tenant_id FROM registry.tenants WHERE slug = 'globex')"
     )
     await is_due(rows, "made", "rotate_at")
-    await attention(registry).round()
+    for _ in range(rounds):
+        await attention(registry).round()
     assert (await get(owner, "made")).version == 2
     ((left,),) = await (
         await rows.execute(
