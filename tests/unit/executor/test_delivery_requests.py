@@ -1,0 +1,74 @@
+"""What signs deliveries agrees with the library of Standard Webhooks, both ways."""
+
+import base64
+import json
+import time
+from datetime import UTC, datetime
+from random import Random
+from uuid import UUID
+
+import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from services.chassis.errors import FailedPrecondition
+from services.chassis.secret import Secret
+from services.executor.deliveries.requests import SCHEME, signed
+from services.providers.signatures import verify
+
+BODIES = 1000
+LONGEST = 400
+ALPHABET = (0x00, 0x20, 0x22, 0x2E, 0x5C, 0x61, 0xE9, 0x20AC, 0x1F600)
+
+
+def secret(random: Random) -> Secret:
+    """One with 24 to 64 bytes, as the standard wants them."""
+    key = random.randbytes(random.randrange(24, 65))
+    return Secret("whsec_" + base64.b64encode(key).decode())
+
+
+def body(random: Random) -> bytes:
+    """Any JSON, since their library reads what it has verified."""
+    text = "".join(map(chr, random.choices(ALPHABET, k=random.randrange(LONGEST))))
+    return json.dumps({"data": text}, ensure_ascii=random.random() < 0.5).encode()
+
+
+def test_their_library_verifies_what_we_sign_by_each_of_the_secrets() -> None:
+    random, now = Random(11), time.time()
+    for _ in range(BODIES):
+        secrets, sent = [secret(random), secret(random)], body(random)
+        headers = signed(UUID(int=random.getrandbits(128), version=4), sent, secrets, now)
+        for each in secrets:
+            Webhook(each.reveal_text()).verify(sent, headers)
+        with pytest.raises(WebhookVerificationError):
+            Webhook(secret(random).reveal_text()).verify(sent, headers)
+        with pytest.raises(WebhookVerificationError):
+            Webhook(secrets[0].reveal_text()).verify(sent + b" ", headers)
+
+
+def test_we_verify_what_their_library_signs() -> None:
+    random, now = Random(12), datetime.now(UTC)
+    for number in range(BODIES):
+        theirs, sent = secret(random), body(random)
+        message_id = f"msg_{number}"
+        headers = {
+            "webhook-id": message_id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": Webhook(theirs.reveal_text()).sign(message_id, now, sent.decode()),
+        }
+        verify(SCHEME, [secret(random), theirs], headers, sent, now.timestamp())
+
+
+def test_both_write_the_same_signature() -> None:
+    random, now = Random(13), datetime.now(UTC)
+    for _ in range(BODIES):
+        ours, sent = secret(random), body(random)
+        headers = signed(
+            UUID(int=random.getrandbits(128), version=4), sent, [ours], now.timestamp()
+        )
+        theirs = Webhook(ours.reveal_text()).sign(headers["webhook-id"], now, sent.decode())
+        assert headers["webhook-signature"] == theirs
+
+
+def test_without_a_secret_nothing_is_signed() -> None:
+    with pytest.raises(FailedPrecondition):
+        signed(UUID(int=1), b"{}", [], 0.0)
