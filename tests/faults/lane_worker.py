@@ -14,20 +14,13 @@ from typing import Final
 from sqlalchemy import text
 
 from services.chassis import failpoints
-from services.chassis.database import Bound, Database, Statement
-from services.chassis.process import background, ready_until_told
-from services.chassis.secret import Secret
+from services.chassis.database import Bound, Statement
 from services.chassis.telemetry import configure_logging
-from services.executor import lanes
-from services.executor.recorder import Recorder
 from services.executor.work import Claimed, Done, Failed, Outcome, Why
-from services.executor.worker import Worker, WorkerLimits
+from tests.faults.worker_process import LEASE_S, recording, work
 
 KIND: Final = "noted"
-ENVIRONMENT: Final = ("TENON_TEST_DATABASE_URL", "TENON_TEST_SYSTEM_DATABASE_URL")
 LEDGER: Final = "executor.noted_work"
-LEASE_S: Final = 3.0
-LIMITS: Final = WorkerLimits(items=64, lease_s=LEASE_S, poll_s=0.3, grace_s=8.0, away_s=0.2)
 LONG_CALL_S: Final = LEASE_S * 1.3
 NOTE: Final = Statement(text(f"INSERT INTO {LEDGER} (target_id, how) VALUES (:target_id, :how)"))
 
@@ -67,17 +60,13 @@ class Noted:
         os.write(self._calls, (" ".join(map(str, words)) + "\n").encode())
 
 
-async def work(calls: Path) -> None:
-    """Take turns until told to stop."""
-    conninfos = [Secret(os.environ[name]) for name in ENVIRONMENT]
-    async with Database(*conninfos, constraints=lanes.CONSTRAINTS) as database:
-        recorder = Recorder(database, lease_s=LEASE_S)
-        worker = Worker(database, {KIND: Noted(calls)}, recorder, LIMITS)
-        async with background(worker.run()):
-            await ready_until_told(pid=os.getpid())
+async def run(calls: Path) -> None:
+    """Work until told to stop."""
+    async with recording() as (database, recorder):
+        await work(database, recorder, Noted(calls))
 
 
 if __name__ == "__main__":
     failpoints.check_armed()
     configure_logging("lane_worker", "console", "INFO")
-    asyncio.run(work(Path(sys.argv[1])))
+    asyncio.run(run(Path(sys.argv[1])))
