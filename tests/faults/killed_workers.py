@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,10 +32,11 @@ from tests.faults.worker_process import ENVIRONMENT, LEASE_S
 
 ROLES: Final = Roles("faults")
 WORKERS: Final = 2
-KILLS: Final = 10 if ALL else 1
-"""How often each worker is killed at random."""
+KILLS: Final = 10 if ALL else 0
+"""How often each worker is killed at random, besides before it is killed at a point."""
 CRASHES: Final = (False, True) if ALL else (True,)
 KILLED_S: Final = 60.0
+GLANCE_S: Final = 0.5
 
 
 @dataclass
@@ -146,12 +147,12 @@ class KilledWorkers:
         self._start(at)
 
     def _kill_at(self, at: int, point: str, more: Callable[[], None]) -> None:
-        """Die at a failpoint, at some hit of it, and another in its place."""
+        """SIGKILL at random, then its successor's death at some hit of a failpoint, then another."""
         self.processes[at].kill()
         self._note_death(at)
         self._start(at, f"{point}=kill@{self.random.randint(1, 8)}")
         deadline = time.monotonic() + KILLED_S
-        while self.processes[at].poll() is None:
+        while not self._has_died(at):
             assert time.monotonic() < deadline, f"nothing came to {point}"
             more()
         assert self._note_death(at) == -signal.SIGKILL
@@ -173,6 +174,11 @@ class KilledWorkers:
         return make_conninfo(
             self.server.conninfo().reveal_text(), host=str(self.server.home / "socket")
         )
+
+    def _has_died(self, at: int) -> bool:
+        with suppress(subprocess.TimeoutExpired):
+            self.processes[at].wait(GLANCE_S)
+        return self.processes[at].returncode is not None
 
     def _note_death(self, at: int) -> int:
         status = self.processes[at].wait()
