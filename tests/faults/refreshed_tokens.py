@@ -38,6 +38,7 @@ from tests.wiring import wired
 TENANT: Final = "acme"
 CLOCKS_S: Final = (0.0, 300.0, -300.0, 150.0)
 """By how much the clocks of processes are wrong, in turn."""
+APPLIED_AT_ONCE: Final = 25
 FOUND: Final = """
     SELECT c.name, c.version, s.status, s.reason,
         s.lease_until > clock_timestamp() OR s.intent_version = c.version
@@ -82,8 +83,10 @@ class Tokens:
     async def bring(self, count: int) -> list[str]:
         """So many accounts' tokens; their names."""
         names = [f"token-{number:03}" for number in range(count)]
-        documents = [token(self.box, name, account=name) for name in names]
-        await self.owner.apply(TENANT, [tenant(TENANT), app(self.box), *documents])
+        await self.owner.apply(TENANT, [tenant(TENANT), app(self.box)])
+        for at in range(0, count, APPLIED_AT_ONCE):
+            some = names[at : at + APPLIED_AT_ONCE]
+            await self.owner.apply(TENANT, [token(self.box, name, account=name) for name in some])
         return names
 
     def expire(self) -> None:

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 POINTS: Final = thinned(points("refresh"), keep=3)
 TOKENS: Final = 200 if ALL else 48
 PROCESSES: Final = 8
-TIMEOUT_S: Final = 1.5
+TIMEOUT_S: Final = 2.5 if ALL else 1.5
 LOSING: Final[dict[FaultKind, float]] = {
     "slow": 3 * TIMEOUT_S,
     "hang": 0,
@@ -38,7 +38,7 @@ LOSING: Final[dict[FaultKind, float]] = {
 """What loses an answer, and by how much that is late."""
 REFUSING: Final[tuple[FaultKind, ...]] = ("status", "rate_limit")
 TIMES: Final = 4 if ALL else 1
-SETTLED_S: Final = 120.0
+SETTLED_S: Final = 200.0
 
 
 @pytest.fixture
@@ -101,7 +101,11 @@ async def test_no_token_is_redeemed_twice_and_what_was_lost_is_told(
     await until(is_begun)
     harm(tokens.box, Random(seed))
     await tokens.go("others", names)
-    await until(is_settled, SETTLED_S, every_s=0.2)
+    try:
+        await until(is_settled, SETTLED_S, every_s=0.2)
+    except AssertionError:
+        open_ones = [one for one in tokens.standings() if not one.is_settled]
+        pytest.fail(f"dead: {await are_dead()}; not settled: {open_ones}")
     assert not tokens.box.faults.pending()
     await check(tokens, names)
 
@@ -130,8 +134,10 @@ async def check(tokens: Tokens, names: list[str]) -> None:
     fates = {name: "CREDENTIAL_RECONNECT" if name in lost else FRESH for name in names}
     for at in range(len(POINTS), PROCESSES):
         assert tokens.told(at) == fates
+    killed, others = len(POINTS), PROCESSES - len(POINTS)
     ended = tokens.stop()
-    assert ended == [-signal.SIGKILL] * len(POINTS) + [0] * (PROCESSES - len(POINTS))
+    words = [tokens.said(at)[-2000:] for at, code in enumerate(ended) if code > 0]
+    assert ended == [-signal.SIGKILL] * killed + [0] * others, words
 
 
 SOON: Final = pytest.mark.parametrize("timeout_s", [0.5], ids=["soon"])

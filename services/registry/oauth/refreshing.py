@@ -93,6 +93,9 @@ class TooLate(Unavailable):
     reason = "REFRESH_TOO_LATE"
 
 
+_Asked = tuple[UUID, UUID, int | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to redeem a version's refresh token; `again`: somebody may have before.
@@ -137,7 +140,7 @@ class Refreshing:
         self._log = events
         self._cool_s = cool_s
         self._rng = rng or Random()  # noqa: S311 - spreads waits, hides nothing
-        self._under_way: dict[tuple[UUID, UUID], asyncio.Task[None]] = {}
+        self._under_way: dict[_Asked, asyncio.Task[None]] = {}
 
     async def newer(self, tenant_id: UUID, name: str, version: int) -> None:
         """See that a credential has a newer version than that one.
@@ -155,14 +158,15 @@ class Refreshing:
     async def refresh(self, tenant_id: UUID, credential_id: UUID, version: int | None) -> None:
         """The same by the credential's id; without a version: the current one, if it is due.
 
-        However many of this process ask at once, one goes; it goes on if they do not wait.
+        However many of this process ask for the same at once, one goes; it goes on if they do not
+        wait. Who asks for something else has another answer: what is not due may well have ended.
         """
-        key = (tenant_id, credential_id)
-        task = self._under_way.get(key)
+        asked = (tenant_id, credential_id, version)
+        task = self._under_way.get(asked)
         if task is None:
-            task = asyncio.create_task(self._refresh(tenant_id, credential_id, version))
-            self._under_way[key] = task
-            task.add_done_callback(lambda done: self._ended(key, done))
+            task = asyncio.create_task(self._refresh(*asked))
+            self._under_way[asked] = task
+            task.add_done_callback(lambda done: self._ended(asked, done))
         await asyncio.shield(task)
 
     @asynccontextmanager
@@ -174,8 +178,8 @@ class Refreshing:
             while self._under_way:
                 await asyncio.wait(self._under_way.values())
 
-    def _ended(self, key: tuple[UUID, UUID], task: "asyncio.Task[None]") -> None:
-        self._under_way.pop(key, None)
+    def _ended(self, asked: _Asked, task: "asyncio.Task[None]") -> None:
+        self._under_way.pop(asked, None)
         if not task.cancelled():
             task.exception()
 
