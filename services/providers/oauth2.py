@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, quote_plus, urlencode
 
 from services.chassis import strict_json
 from services.chassis.egress import Request, Response
+from services.chassis.endpoint_limits import Only
 from services.chassis.errors import FailedPrecondition, Unavailable
 from services.chassis.redaction import remember
 from services.chassis.secret import Secret
@@ -67,12 +68,16 @@ class NotOAuth(FailedPrecondition):
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """An app that a provider gives tokens to: the manifest's words, its settings, its client."""
+    """An app that a provider gives tokens to: the manifest's words, its settings, its client.
+
+    `only` limits where its client's values may be sent; None is no limit.
+    """
 
     spec: OAuth2
     settings: Mapping[str, Any]
     client_id: str = ""
     client_secret: Secret | None = None
+    only: Only | None = None
 
     def url(self, template: str) -> str:
         """An endpoint's URL. Raises NotOAuth where a setting is missing or makes no good URL."""
@@ -184,7 +189,7 @@ def _request(app: App, template: str, form: Mapping[str, str]) -> Request:
         words["client_id"] = app.client_id
         if app.client_secret is not None:
             words["client_secret"] = app.client_secret.reveal_text()
-    return Request("POST", app.url(template), headers, urlencode(words).encode())
+    return Request("POST", app.url(template), headers, urlencode(words).encode(), app.only)
 
 
 def tokens_of(app: App, answer: Response) -> Tokens:

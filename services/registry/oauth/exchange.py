@@ -7,6 +7,7 @@ from typing import Any, Final
 import jwt
 
 from services.chassis.egress import Egress
+from services.chassis.endpoint_limits import parse_only
 from services.chassis.errors import FailedPrecondition, NotFound
 from services.chassis.ids import uuid7
 from services.chassis.redaction import remember
@@ -44,6 +45,7 @@ class Exchange:
             row.config or {},
             client_id.reveal_text() if client_id else "",
             values.get("client_secret"),
+            parse_only(row.allowed_endpoints, row.allowed_ranges),
         )
 
     def spec(self, provider: str) -> OAuth2:

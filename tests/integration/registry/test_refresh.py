@@ -233,6 +233,20 @@ async def test_a_cool_down_grows_and_is_honoured(world: World) -> None:
     assert await world.standing("s.failures, s.cool_until, s.intent_version") == (0, None, None)
 
 
+async def test_an_app_is_shown_where_it_may_be_used_alone(world: World) -> None:
+    limited = app(world.box)
+    limited.credential.allowed_endpoints.append("https://login.example.com/")
+    await world.apply(limited, token(world.box))
+    with refused(errors.Unavailable, "REFRESH_FAILING") as held:
+        await world.refresh(1)
+    assert "outside its credential's allowed endpoints" in held[0].message
+    assert not world.box.calls
+    limited.credential.allowed_endpoints[:] = [endpoints(world.box)["token_url"]]
+    await world.apply(limited)
+    await world.cooled()
+    assert (await world.refresh(1)).version == 2
+
+
 async def test_a_wrong_client_is_told_and_tried_again_later(world: World) -> None:
     await world.apply(app(world.box, client_secret=b"another"), token(world.box))
     with refused(errors.Unavailable, "REFRESH_FAILING") as held:
