@@ -45,9 +45,10 @@ def decoded_problem(path: str, decode: Callable[[str], str] = unquote) -> str | 
 def _segments_problem(path: str) -> str | None:
     if _NEVER.search(path):
         return "has a control character or a backslash"
-    segments = [segment.partition(";")[0] for segment in path.split("/")[1:]]
-    if any(segment in (".", "..") for segment in segments):
+    # Some servers end a segment at a semicolon, others begin the next one there.
+    segments = [segment.split(";") for segment in path.split("/")[1:]]
+    if any(part in (".", "..") for segment in segments for part in segment):
         return "has a . or .. segment"
-    if any(segment == "" for segment in segments[:-1]):
+    if any(segment[0] == "" for segment in segments[:-1]):
         return "has an empty segment"
     return None

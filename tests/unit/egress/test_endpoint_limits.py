@@ -109,6 +109,8 @@ def test_a_pattern_covers(pattern: str, url: str) -> None:
                     "..;/",
                     "..;x=1/",
                     "%2e%2e%3b/",
+                    "a;..;..;",
+                    "a;..;../",
                     "a//",
                     "/",
                 ),
