@@ -196,7 +196,8 @@ class Rewrapping:
             # What somebody holds, or does not open, is still there.
             if await _count_left(transaction, place):
                 return
-            if row.has_had_its_time:
+            # Before that somebody may be about to wrap by it, who has seen it as the current one.
+            if row.has_had_its_time and row.is_settled:
                 shredded = {f"the_{name}": value for name, value in place.items()}
                 await transaction.run(store.SHRED_DATA_KEY, **shredded)
         if row.is_settled:

@@ -1,6 +1,7 @@
 """A tenant's data key replaced, and what was tampered with: told, refused, and passed over."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,7 +13,9 @@ from tenon.registry.v1 import vault_service_pb2 as pb2
 
 from services.chassis import envelope, errors
 from services.chassis.secret import Secret
+from services.registry import main
 from services.registry.credentials.places import key_place
+from services.registry.credentials.tampering import Tampering
 from services.registry.keys.replacing import MOST_SEALS
 from services.registry.keys.rewrapping import Rewrapping
 from services.registry.keys.vault import TenantKey, Wrapped
@@ -393,3 +396,20 @@ async def test_a_tenants_own_keys_cannot_stand_for_each_other(
         await resolve(executor)
     assert [alarm[:2] for alarm in await alarms(rows)] == [("Credential", "token")]
     assert await resolve(executor, tenant="globex") == TOKENS["globex"]
+
+
+async def test_a_replaced_key_outlives_whoever_has_just_seen_it_as_the_current_one(
+    registry: Registry, owner: Caller, executor: Caller, rows: Rows
+) -> None:
+    log = main.open_log(registry.vault)
+    at_once = Rewrapping(
+        *(registry.database, registry.vault, registry.holding, log),
+        *(Tampering(registry.database, log), timedelta(0)),
+    )
+    await replace(owner)
+    await at_once.round()
+    query = "SELECT state FROM registry.data_keys WHERE retired_at IS NOT NULL"
+    assert await found(rows, query) == [("retired",)]
+    await retired_for(rows, 1)
+    await at_once.round()
+    assert await found(rows, query) == [("shredded",)]
