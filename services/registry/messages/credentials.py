@@ -193,7 +193,7 @@ def connection_message(tenant: str, row: Any) -> connection_pb2.Connection:
 
 def starter(call: Call) -> Starter:
     """In whose name a flow goes."""
-    return Starter(call.inside(), caller_of(call).actor)
+    return Starter(call.inside(), caller_of(call).actor, lent_by=call.principal.lent_by)
 
 
 def wishes(

@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -22,6 +22,7 @@ from services.chassis.database import Bound, Database, Transaction
 from services.chassis.endpoint_limits import Only
 from services.chassis.envelope import Place
 from services.chassis.errors import (
+    AlreadyExists,
     FailedPrecondition,
     NotFound,
     PermissionDenied,
@@ -52,6 +53,7 @@ TABLE: Final = "registry.oauth_flows"
 COLUMN: Final = "sealed"
 CALLBACK: Final = "/oauth/callback"
 CODE: Final = "authorization_code"
+NOT_UNDER_WAY: Final = "there is no such authorisation under way"
 _STATE: Final = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{32})\.([A-Za-z0-9_-]{43})")
 _ACCOUNT: Final = re.compile(r"[^a-z0-9]+")
 
@@ -113,11 +115,28 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Starter:
-    """In whose name a flow goes, in which tenant; `link_id` where a link began it."""
+    """In whose name a flow goes, in which tenant; `link_id` where a link began it.
+
+    `lent_by` is who stands behind a key that somebody else made for them.
+    """
 
     tenant_id: UUID
     actor: Actor
     link_id: UUID | None = None
+    lent_by: UUID | None = None
+
+    def written(self) -> dict[str, Any]:
+        """Who it is, for a row; `starter_of` reads it."""
+        ids = {"principal_id": self.actor.principal_id, "lent_by": self.lent_by}
+        return asdict(self.actor) | {name: str(id_ or "") for name, id_ in ids.items()}
+
+
+def starter_of(row: Any) -> Starter:
+    """Who began a flow or made a link."""
+    said = dict(row.actor)
+    lent_by = said.pop("lent_by", "")
+    actor = Actor(**{**said, "principal_id": row.principal_id})
+    return Starter(row.tenant_id, actor, lent_by=UUID(lent_by) if lent_by else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +207,7 @@ class Flows:
         verifier, secret = (Secret(secrets.token_urlsafe(32)) for _ in range(2))
         browser = secrets.token_urlsafe(32) if in_browser else ""
         async with self._database.tenant(tenant_id) as transaction:
+            _check_active(await tenants.read(transaction, tenant_id))
             integration, app_row = await self._integration(transaction, tenant_id, wishes)
             app = self._exchange.app(app_row)
             if CODE not in app.spec.grants:
@@ -213,12 +233,12 @@ class Flows:
         )
         return Begun(url, state, added.expires_at, browser)
 
-    async def complete(self, returned: Returned, principal_id: UUID | None) -> Completed:
-        """End a flow, once. Without a principal it is the ingress that tells.
+    async def complete(self, returned: Returned, by: Starter | None) -> Completed:
+        """End a flow, once; `by` must have begun it. Without them it is the ingress that tells.
 
         Raises FlowRefused, Denied, or what the provider or the write path has against it.
         """
-        tenant_id, flow = await self._used(returned, principal_id)
+        tenant_id, flow = await self._used(returned, by)
         wishes = _wishes(flow)
         try:
             return await self._redeemed(tenant_id, flow, wishes, returned)
@@ -234,10 +254,11 @@ class Flows:
             raise Denied("the account was not connected: access was denied")
         async with self._database.tenant(tenant_id) as transaction:
             tenant = await tenants.read(transaction, tenant_id)
+            _check_active(tenant)
             integration, app_row = await self._integration(transaction, tenant_id, wishes)
             verifier = await self._verifier(transaction, flow)
         if integration.integration_id != flow.integration_id:
-            raise FlowRefused("there is no such authorisation under way")
+            raise FlowRefused(NOT_UNDER_WAY)
         # Before the provider gives tokens that nobody may keep.
         caller = await self._caller(flow, tenant.slug)
         app = self._exchange.app(app_row)
@@ -246,17 +267,17 @@ class Flows:
         tokens = await self._exchange.tokens(app, form)
         return await self._made(tenant, integration, app_row, flow, tokens, caller)
 
-    async def _used(self, returned: Returned, principal_id: UUID | None) -> tuple[UUID, Any]:
+    async def _used(self, returned: Returned, by: Starter | None) -> tuple[UUID, Any]:
         """The flow's row, used up by this; it is somebody's only if all of it fits."""
         found = _STATE.fullmatch(returned.state)
-        if found is None:
-            raise FlowRefused("there is no such authorisation under way")
+        if found is None or (by is not None and UUID(found[1]) != by.tenant_id):
+            raise FlowRefused(NOT_UNDER_WAY)
         tenant_id = UUID(found[1])
         asked = {
             "the_tenant_id": tenant_id,
             "the_flow_id": UUID(found[2]),
             "hash": _hash(found[3]),
-            "principal_id": principal_id,
+            "principal_id": by.actor.principal_id if by is not None else None,
             "shown": _hash(returned.browser) if returned.browser else None,
         }
         async with self._database.tenant(tenant_id) as transaction:
@@ -266,7 +287,7 @@ class Flows:
                 if await transaction.one(store.USE_LINK, **link) is None:
                     flow = None
         if flow is None:
-            raise FlowRefused("there is no such authorisation under way")
+            raise FlowRefused(NOT_UNDER_WAY)
         return tenant_id, flow
 
     async def _made(
@@ -282,7 +303,7 @@ class Flows:
         wishes, now = _wishes(flow), await self._now(flow.tenant_id)
         known = await self._known(flow.tenant_id, integration, app_row, wishes, tokens)
         name = known.name if known is not None else wishes.connection or _name(integration, tokens)
-        credential = known.ref_credential if known is not None else f"{name[:57]}-token"
+        credential = known.ref_credential if known is not None else _credential_name(name)
         declared = _documents(name, credential, integration, app_row, wishes, tokens, now)
         submission = Submission(tenant.slug, SOURCE, declared, method="CompleteOAuth")
         body = await self._config.apply(submission, flow.tenant_id, caller, _answer)
@@ -301,14 +322,18 @@ class Flows:
             "account": tokens.account,
         }
         rows = await self._database.read(tenant_id, connection_store.SAME, **asked)
-        return rows[0] if rows else None
+        if not rows:
+            return None
+        _check_same(rows[0], integration, wishes, tokens)
+        return rows[0]
 
     async def _caller(self, flow: Any, tenant: str) -> Caller:
         """Who began it, by their grants of this moment, if these still allow it."""
         principal = await self._access.current(flow.principal_id)
         if principal is None:
             raise PermissionDenied("who began this is no longer known", reason="STARTER_UNKNOWN")
-        actor = Actor(**{**flow.actor, "principal_id": flow.principal_id})
+        starter = starter_of(flow)
+        actor, principal = starter.actor, replace(principal, lent_by=starter.lent_by)
         if not actor.reason:
             principal = principal.without_reason()
         if not principal.may(PERMISSION, tenant):
@@ -336,12 +361,12 @@ class Flows:
     ) -> dict[str, Any]:
         tenant_id = starter.tenant_id
         keyring = await self._sealing.keyring(transaction, tenant_id)
-        key, actor = envelope.new_key(), asdict(starter.actor)
+        key = envelope.new_key()
         return {
             "tenant_id": tenant_id,
             "flow_id": flow_id,
             "principal_id": starter.actor.principal_id,
-            "actor": actor | {"principal_id": str(starter.actor.principal_id)},
+            "actor": starter.written(),
             "link_id": starter.link_id,
             "data_key_id": keyring.key.data_key_id,
             "wrapped_key": envelope.wrap(keyring.key.key, key_place(tenant_id, flow_id), key),
@@ -422,6 +447,33 @@ def _documents(
     )
 
 
+def _check_active(tenant: Any) -> None:
+    """Links and browsers have no gate that would look at the tenant before."""
+    if tenant is None or not tenant.enabled or tenant.state != "active":
+        raise FlowRefused(NOT_UNDER_WAY)
+
+
+def _check_same(known: Any, integration: Any, wishes: Wishes, tokens: Tokens) -> None:
+    """A connection may be connected anew, but becomes nobody else's, and no other account."""
+    moved = (
+        known.ref_integration != integration.name
+        or (wishes.venue and known.ref_venue != wishes.venue)
+        or (wishes.user and known.user != wishes.user)
+    )
+    other = known.external_account_id and known.external_account_id != tokens.account
+    if moved or other:
+        raise AlreadyExists(
+            f"connections/{known.name} is there already, for another integration, venue, user or "
+            "account",
+            reason="ACCOUNT_CONNECTED",
+        )
+
+
+def _credential_name(connection: str) -> str:
+    """A name that nobody else has: what is there must not become the tokens of an account."""
+    return f"{connection[:48].rstrip('-')}-token-{secrets.token_hex(4)}"
+
+
 def _end(now: datetime, seconds: float | None) -> str:
     return "" if seconds is None else (now + timedelta(seconds=seconds)).isoformat()
 
@@ -430,7 +482,7 @@ def _name(integration: Any, tokens: Tokens) -> str:
     """A name for a connection that nobody has named: of its integration and its account."""
     words = _ACCOUNT.sub("-", tokens.account.lower()).strip("-")[:20].strip("-")
     tail = words or secrets.token_hex(4)
-    return f"{integration.name[:30].rstrip('-')}-{tail}-{secrets.token_hex(2)}"
+    return f"{integration.name[:30].rstrip('-')}-{tail}-{secrets.token_hex(4)}"
 
 
 def _check_issuer(app: oauth2.App, issuer: str) -> None:

@@ -6,7 +6,7 @@ and until when, stands in the row. Opening it begins a flow that only the same b
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from hmac import compare_digest
 from typing import Any, Final
@@ -15,9 +15,8 @@ from uuid import UUID
 from services.chassis.database import Database
 from services.chassis.errors import NotFound, invalid
 from services.chassis.ids import uuid7
-from services.registry.audit.log import Actor
 from services.registry.keys.vault import Vault
-from services.registry.oauth.flows import Addresses, Begun, Flows, Starter, Wishes
+from services.registry.oauth.flows import Addresses, Begun, Flows, Starter, Wishes, starter_of
 from services.registry.store import oauth as store
 from services.registry.store.objects import GET_INTEGRATION
 
@@ -71,7 +70,7 @@ class Links:
                 "link_id": link_id,
                 "integration_id": found.integration_id,
                 "principal_id": starter.actor.principal_id,
-                "actor": asdict(starter.actor) | {"principal_id": str(starter.actor.principal_id)},
+                "actor": starter.written(),
                 "wishes": asdict(wishes),
                 "lasting": lasting,
             }
@@ -88,10 +87,8 @@ class Links:
         if not rows:
             raise LinkRefused("this link is not valid any more")
         row = rows[0]
-        actor = Actor(**{**row.actor, "principal_id": row.principal_id})
-        return await self._flows.begin(
-            Starter(tenant_id, actor, link_id), _wishes(row), in_browser=True
-        )
+        starter = replace(starter_of(row), link_id=link_id)
+        return await self._flows.begin(starter, _wishes(row), in_browser=True)
 
     def _token(self, tenant_id: UUID, link_id: UUID) -> str:
         mark = self._vault.link_mark(tenant_id.bytes, link_id.bytes)

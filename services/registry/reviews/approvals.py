@@ -34,6 +34,8 @@ from services.registry.wanted.apply import Config
 
 APPLY: Final = "config.apply"
 APPROVE: Final = "config.approve"
+BY_METHOD: Final = dict.fromkeys(("BeginOAuth", "CreateConnectLink"), "connections.manage")
+"""By which permission a change was submitted that came by another call than ApplyConfig."""
 
 BEGUN = failpoints.declare("approve.begun", "nothing is written: the revision waits as before")
 BEFORE_COMMIT = failpoints.declare(
@@ -229,7 +231,8 @@ class Approvals:
         principal = await self._access.current(author.principal_id)
         if principal is None:
             raise PermissionDenied("its author is no longer known", reason="AUTHOR_UNKNOWN")
-        return Authority(principal, APPLY, tenant)
+        method = author.method.rpartition("/")[2]
+        return Authority(principal, BY_METHOD.get(method, APPLY), tenant)
 
 
 async def _waiting(transaction: Transaction, tenant_id: UUID, pending_id: UUID) -> Any:

@@ -73,9 +73,7 @@ class ConnectionServicer:
         self, request: pb2.CompleteOAuthRequest, call: Call
     ) -> pb2.CompleteOAuthResponse:
         """What came back becomes a connection."""
-        completed = await self._flows.complete(
-            messages.returned(request), call.principal.principal_id
-        )
+        completed = await self._flows.complete(messages.returned(request), messages.starter(call))
         return messages.completed_message(completed)
 
     async def CreateConnectLink(

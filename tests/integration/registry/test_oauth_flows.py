@@ -10,16 +10,18 @@ from urllib.parse import parse_qsl, urlsplit
 import aiohttp
 import psycopg
 import pytest
+from tenon.registry.v1 import access_service_pb2 as access_pb2
 from tenon.registry.v1 import config_service_pb2 as config_pb2
 from tenon.registry.v1 import connection_service_pb2 as pb2
 from tenon.registry.v1 import credential_service_pb2 as credential_pb2
+from tenon.registry.v1 import key_service_pb2 as key_pb2
 from tenon.registry.v1 import wanted_pb2
 from yarl import URL
 
 from services.chassis import errors
 from services.registry.settings import Settings
 from services.sandbox.server import Box, sandbox
-from tests.integration.registry.apps import ACCOUNT, CALLBACK, PUBLIC, RETURN, app, told
+from tests.integration.registry.apps import ACCOUNT, CALLBACK, PUBLIC, RETURN, app, secret, told
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.conftest import Calls
 from tests.integration.registry.documents import resource, tenant
@@ -62,8 +64,8 @@ class World:
         return await self.owner.apply("acme", documents)
 
     async def begin(self, who: Caller | None = None, **wishes: Any) -> pb2.BeginOAuthResponse:
-        hint = {"login_hint": ACCOUNT}
-        request = pb2.BeginOAuthRequest(integration=INTEGRATION, **(hint | wishes))
+        usual = {"integration": INTEGRATION, "login_hint": ACCOUNT}
+        request = pb2.BeginOAuthRequest(**(usual | wishes))
         return await (who or self.admin).connections.BeginOAuth(request, timeout=5)
 
     async def visit(self, begun: pb2.BeginOAuthResponse, **changed: str) -> dict[str, str]:
@@ -405,3 +407,88 @@ async def test_under_a_policy_an_account_is_connected_by_the_approval(
     answer = await world.resolve(made)
     holder = world.box.identity.holder(answer.values["token"].decode())
     assert holder is not None and holder.account == ACCOUNT
+
+
+async def test_what_is_there_by_another_name_stays_what_it_is(world: World) -> None:
+    await world.apply(secret("robot-token", "bearer", {"token": b"a robot's own"}))
+    long = "c" * 57
+    names = ["robot", f"{long}-one", f"{long}-two"]
+    made = [
+        await world.connect(connection=name, login_hint=f"acct_{at}")
+        for at, name in enumerate(names)
+    ]
+    assert len({each.spec.credential for each in made}) == 3
+    holders = [
+        world.box.identity.holder((await world.resolve(each)).values["token"].decode())
+        for each in made
+    ]
+    assert [found and found.account for found in holders] == ["acct_0", "acct_1", "acct_2"]
+    name = "tenants/acme/credentials/robot-token"
+    found = await world.ingress.credentials.ResolveCredential(
+        credential_pb2.ResolveCredentialRequest(name=name), timeout=5
+    )
+    assert dict(found.values) == {"token": b"a robot's own"}
+
+
+async def test_a_connection_becomes_nobody_elses_and_no_other_account(world: World) -> None:
+    made = await world.connect(connection="ada", user="user-7")
+    await world.apply(
+        resource("integration", "pay-two", provider="http", app="app", base_url=world.box.url,
+                 environment="sandbox")
+    )  # fmt: skip
+    others: list[tuple[dict[str, Any], str]] = [
+        ({"user": "mallory"}, ACCOUNT),
+        ({"venue": "north"}, ACCOUNT),
+        ({"integration": "tenants/acme/integrations/pay-two"}, ACCOUNT),
+        ({"connection": "ada"}, "acct_grace"),
+    ]
+    for wishes, hint in others:
+        begun = await world.begin(login_hint=hint, **wishes)
+        with refused(errors.AlreadyExists, "ACCOUNT_CONNECTED"):
+            await world.complete(await world.visit(begun))
+    assert await world.see(made.name) == made
+    assert await world.all() == [made.name]
+
+
+async def test_in_a_disabled_tenant_no_link_opens_and_nothing_comes_back(world: World) -> None:
+    token = await world.link()
+    begun = await world.open(token)
+    back = await world.visit(begun)
+    await world.apply(tenant(enabled=False))
+    with refused(errors.NotFound, REFUSED):
+        await world.open(token)
+    with refused(errors.NotFound, REFUSED):
+        await world.relay(back, begun.browser)
+    assert (world.redeemed, world.box.identity.families) == ([], [])
+
+
+async def test_a_state_holds_in_its_own_tenant_alone(world: World) -> None:
+    await world.owner.apply("globex", [tenant("globex")])
+    back = await world.visit(await world.begin(world.owner))
+    request = pb2.CompleteOAuthRequest(parent="tenants/globex", **_words(back))
+    with refused(errors.NotFound, REFUSED):
+        await world.owner.connections.CompleteOAuth(request, timeout=10)
+    assert await world.complete(back, world.owner)
+
+
+async def test_who_lent_the_key_does_not_approve_what_came_by_it(
+    world: World, calling: Calls
+) -> None:
+    person = await calling("SUPER_ADMIN")
+    uid = (await person.access.WhoAmI(access_pb2.WhoAmIRequest())).principal.uid
+    wish = key_pb2.CreateKeyRequest(
+        principal=f"principals/{uid}", display_name="lent", scopes=["*"]
+    )
+    lent = await world.owner.keys.CreateKey(wish)
+    await world.apply(resource("review_policy", "four-eyes", min_risk="MEDIUM"))
+    async with world.registry.caller(lent.text) as borrower:
+        begun = await world.open(await world.link(borrower))
+    assert (await world.relay(await world.visit(begun), begun.browser)).status == "waits"
+    ((pending_id,),) = await (
+        await world.rows.execute("SELECT pending_id FROM registry.pending_revisions")
+    ).fetchall()
+    name = f"tenants/acme/pendingRevisions/{pending_id}"
+    with refused(errors.PermissionDenied, "SELF_APPROVAL"):
+        await world.owner.config.ApproveRevision(
+            config_pb2.ApproveRevisionRequest(name=name), timeout=10
+        )
