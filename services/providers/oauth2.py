@@ -27,6 +27,7 @@ JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 LONGEST_LIFE_S: Final = 400 * 86_400.0
 _SETTING: Final = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _ERROR: Final = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]{1,100}")
+_ASK_AGAIN: Final = frozenset({408, 425, 429})
 _UNKEEPABLE: Final = re.compile(r"[\x00\ud800-\udfff]")
 _FORM: Final = {
     "accept": "application/json",
@@ -197,12 +198,15 @@ def tokens_of(app: App, answer: Response) -> Tokens:
 
     Raises TokensRefused where it says no, AnswerUnclear where it says nothing that can be read.
     """
+    if answer.status in _ASK_AGAIN or answer.status >= 500:
+        # Whatever else it says, nothing was decided.
+        raise AnswerUnclear(f"the provider answered with status {answer.status}")
     words = _words(answer)
     error = words.get("error")
     if isinstance(error, str) and error:
         raise TokensRefused(error if _ERROR.fullmatch(error) else "an error without a name")
     if answer.status >= 400:
-        raise _refusal(answer.status)
+        raise TokensRefused(f"status {answer.status}")
     access_token = _secret(words.get("access_token"))
     if access_token is None:
         raise AnswerUnclear(f"the answer with status {answer.status} has no access token")
@@ -225,13 +229,6 @@ def tokens_of(app: App, answer: Response) -> Tokens:
             if _is_text(found := _at(words, path)) or _is_number(found)
         },
     )
-
-
-def _refusal(status: int) -> Exception:
-    """An error answer without a code of RFC 6749: below 500 the request was read, and refused."""
-    if status in {408, 425, 429} or status >= 500:
-        return AnswerUnclear(f"the provider answered with status {status}")
-    return TokensRefused(f"status {status}")
 
 
 def _words(answer: Response) -> Mapping[str, Any]:

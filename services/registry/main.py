@@ -256,7 +256,7 @@ def wire(base: Base, settings: Settings) -> Wired:
         (
             connection_service_pb2,
             "ConnectionService",
-            _connections(base, settings, secrets, config, sealing),
+            _connections(base, settings, secrets, config, sealing, log),
         ),
         (
             vault_service_pb2,
@@ -315,12 +315,17 @@ def _secrets(
 
 
 def _connections(
-    base: Base, settings: Settings, secrets: _Secrets, config: Config, sealing: Sealing
+    base: Base,
+    settings: Settings,
+    secrets: _Secrets,
+    config: Config,
+    sealing: Sealing,
+    log: Log,
 ) -> ConnectionServicer:
     patterns = [each.strip() for each in settings.return_urls.split(",") if each.strip()]
     addresses = Addresses(settings.public_url.rstrip("/"), parse_only(patterns), bool(patterns))
     flows = Flows(base.database, sealing, secrets.exchange, config, base.access, addresses)
-    links = Links(base.database, base.vault, flows, addresses)
+    links = Links(base.database, base.vault, flows, addresses, log)
     return ConnectionServicer(
         Connections(base.database), flows, links, Relaying(flows), secrets.revoking
     )

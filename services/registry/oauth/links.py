@@ -15,11 +15,14 @@ from uuid import UUID
 from services.chassis.database import Database
 from services.chassis.errors import NotFound, invalid
 from services.chassis.ids import uuid7
+from services.chassis.rules import Risk
+from services.registry.audit.log import Event, Log
 from services.registry.keys.vault import Vault
 from services.registry.oauth.flows import Addresses, Begun, Flows, Starter, Wishes, starter_of
 from services.registry.store import oauth as store
 from services.registry.store.objects import GET_INTEGRATION
 
+KIND: Final = "ConnectLink"
 PATH: Final = "/connect/"
 TTL: Final = timedelta(hours=24)
 LONGEST_TTL: Final = timedelta(days=30)
@@ -45,12 +48,13 @@ class Links:
     """The use cases."""
 
     def __init__(
-        self, database: Database, vault: Vault, flows: Flows, addresses: Addresses
+        self, database: Database, vault: Vault, flows: Flows, addresses: Addresses, log: Log
     ) -> None:
         self._database = database
         self._vault = vault
         self._flows = flows
         self._addresses = addresses
+        self._log = log
 
     async def create(self, starter: Starter, wishes: Wishes, ttl: timedelta | None) -> Link:
         """Make one. Raises NotFound, InvalidArgument or FailedPrecondition."""
@@ -75,6 +79,8 @@ class Links:
                 "lasting": lasting,
             }
             added = await transaction.one(store.ADD_LINK, **row)
+            made = Event("create", KIND, wishes.integration, link_id, Risk.MEDIUM)
+            await self._log.append(transaction, tenant_id, starter.actor, [made])
         token = self._token(tenant_id, link_id)
         return Link(f"{self._addresses.public_url}{PATH}{token}", added.expires_at)
 

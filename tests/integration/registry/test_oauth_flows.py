@@ -19,6 +19,7 @@ from tenon.registry.v1 import wanted_pb2
 from yarl import URL
 
 from services.chassis import errors
+from services.chassis.rules import Risk
 from services.registry.settings import Settings
 from services.sandbox.server import Box, sandbox
 from tests.integration.registry.apps import ACCOUNT, CALLBACK, PUBLIC, RETURN, app, secret, told
@@ -339,6 +340,16 @@ async def test_a_link_connects_one_account_in_the_browser_that_opened_it(world: 
     with refused(errors.NotFound, "CONNECT_LINK_REFUSED"):
         await world.open(token)
     assert world.redeemed == ["issued"]
+
+
+async def test_a_link_that_is_made_stands_in_the_audit_log(world: World) -> None:
+    await world.link()
+    told = await (
+        await world.rows.execute(
+            "SELECT action, object, risk FROM registry.audit_events WHERE kind = 'ConnectLink'"
+        )
+    ).fetchall()
+    assert told == [("create", "pay", Risk.MEDIUM)]
 
 
 async def test_links_that_are_over_or_not_ours_open_nothing(world: World) -> None:

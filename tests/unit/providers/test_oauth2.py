@@ -255,6 +255,12 @@ def test_an_error_without_a_code_counts_by_its_status(status: int, kind: type[Te
         assert not getattr(caught.value, "is_final", False) and CANARY not in str(caught.value)
 
 
+def test_a_server_that_failed_has_refused_nothing_whatever_code_it_gives() -> None:
+    for status in (429, 500, 503):
+        with pytest.raises(AnswerUnclear, match=f"status {status}"):
+            given_for({"error": "invalid_grant"}, status=status)
+
+
 def test_a_code_that_is_no_code_is_not_repeated() -> None:
     for error in (f"{CANARY}\n", f"{CANARY}" * 20, f'"{CANARY}"', f"ä{CANARY}"):
         with pytest.raises(TokensRefused, match="an error without a name") as caught:
