@@ -292,21 +292,29 @@ class Refreshing:
         until = _time() + RECORDING_S
         while True:
             try:
-                return await self._record(lease, tokens)
+                kept = await self._record(lease, tokens)
+                break
             except (Aborted, Unavailable):
                 if _time() > until:
                     raise
             await asyncio.sleep(WAIT_S)
+        if not kept:
+            await self._take_back(lease, tokens)
 
-    async def _record(self, lease: Lease, tokens: Tokens) -> None:
-        """Keep what came as a new version, unless there is a newer one: that is as good."""
+    async def _record(self, lease: Lease, tokens: Tokens) -> bool:
+        """Keep what came as a new version, unless there is a newer one: that is as good.
+
+        False: the credential was revoked meanwhile.
+        """
         row = lease.credential
         place = {"tenant_id": lease.tenant_id, "credential_id": row.credential_id}
         async with self._database.tenant(lease.tenant_id) as transaction:
             status = await transaction.one(store.HOLD, **place)
             current = await transaction.one(store.CURRENT, **place)
-            if current is None or current.version != row.version or status.status == "revoked":
-                return
+            if status is None or current is None or status.status == "revoked":
+                return False
+            if current.version != row.version:
+                return True
             keyring = await self._sealing.keyring(transaction, lease.tenant_id)
             values = self._merged(current, tokens)
             version = Version(
@@ -329,6 +337,17 @@ class Refreshing:
                 ]
             )
             BEFORE_RECORD.hit()
+        return True
+
+    async def _take_back(self, lease: Lease, tokens: Tokens) -> None:
+        """Who revoked the credential meanwhile knew nothing of these: they must not outlive it."""
+        part = "access_token" if tokens.refresh_token is None else "refresh_token"
+        try:
+            app = self._exchange.app(lease.app_row)
+            await self._exchange.revoke(app, tokens.refresh_token or tokens.access_token, part)
+        except TenonError as error:
+            name = lease.credential.name
+            log.warning("new tokens of %s are not taken back: %s", name, error.message)
 
     def _merged(self, current: Any, tokens: Tokens) -> dict[str, Any]:
         """The new parts; what the provider does not give anew stays as it was (RFC 6749, 6)."""
