@@ -83,7 +83,7 @@ test-integration: setup ## With real PostgreSQL and real servers
 test-faults: setup ## Every failpoint, kill -9 at each
 	TENON_FAULTS=all $(BIN)/pytest -q tests/faults
 
-bench: bench-rpc bench-access bench-lanes bench-connectors bench-credentials ## Every performance claim
+bench: bench-rpc bench-access bench-lanes bench-connectors bench-credentials bench-delivery ## Every performance claim
 
 bench-rpc: setup ## RPCs against a bare echo in the same run
 	@$(BIN)/python -m bench.rpc
@@ -100,6 +100,9 @@ bench-connectors: setup ## What a connector adds to the bare HTTP call
 bench-credentials: setup ## Credentials resolved, sealed, opened and wrapped anew
 	@$(BIN)/python -m bench.credentials
 
+bench-delivery: setup ## Events delivered a second, against bare POSTs, and with more and more stored
+	@$(BIN)/python -m bench.deliveries
+
 ##@ Tidy
 
 clean: ## Remove what was built; data of `make up` stays
@@ -108,4 +111,5 @@ clean: ## Remove what was built; data of `make up` stays
 
 .PHONY: help setup run up down migrate protos codegen protos-check lock lint format test test-unit \
 	test-integration test-faults bench bench-rpc bench-access bench-lanes bench-connectors bench-credentials \
+	test-integration test-faults bench bench-rpc bench-access bench-lanes bench-connectors bench-delivery \
 	clean
