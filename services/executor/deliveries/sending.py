@@ -24,14 +24,14 @@ from services.chassis.secret import Secret
 from services.executor import events
 from services.executor.credentials import Resolved, Secrets
 from services.executor.deliveries import messages, requests, verdicts
+from services.executor.deliveries.loading import Loading
 from services.executor.deliveries.policies import KIND, seconds
 from services.executor.deliveries.starting import BODY, TABLE
 from services.executor.deliveries.verdicts import Verdict
 from services.executor.masking import sentence
 from services.executor.sealing import Row, opened_bytes
 from services.executor.store import deliveries as store
-from services.executor.store import events as event_store
-from services.executor.store.deliveries import Attempt
+from services.executor.store.deliveries import Attempt, Taken
 from services.executor.store.lanes import SET_PAUSE
 from services.executor.store.projected import ProjectedObject, WayOut
 from services.executor.work import Claimed, Done, Failed, Later, Notes, Outcome, Why
@@ -80,7 +80,7 @@ class Sending:
         notes: Notes,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._database = database
+        self._loading = Loading(database)
         self._secrets = secrets
         self._egress = egress
         self._notes = notes
@@ -89,12 +89,10 @@ class Sending:
     async def prepare(self, claimed: Claimed) -> Prepared | Outcome:
         """What is to be sent; or at once what becomes of it, where nothing can be."""
         tenant_id = claimed.tenant_id
-        # An endpoint's lane has its id.
-        delivery, event, way = await store.load(
-            self._database, tenant_id, claimed.target_id, claimed.lane_id
-        )
+        delivery = await self._loading.load(claimed)
         if delivery is None or delivery.ended_at is not None:
             return Done()
+        way = delivery.way
         if not (way.enabled and way.endpoint is not None):
             gone = "ENDPOINT_GONE" if way.enabled else "TENANT_DISABLED"
             return self._ended(claimed, "failed", gone)
@@ -102,7 +100,7 @@ class Sending:
             return Later(delay_s=INACTIVE_S)
         number = delivery.attempts + 1
         try:
-            body = await self._body(delivery, event)
+            body = await self._body(tenant_id, delivery)
             secrets, credential = await self._opened(tenant_id, way)
         except Unsealable:
             return self._ended(claimed, "failed", "PAYLOAD_UNREADABLE")
@@ -166,17 +164,17 @@ class Sending:
             with contextlib.suppress(TenonError):
                 await self._secrets.refresh(tenant_id, wanted.name, known.version)
 
-    async def _body(self, delivery: Any, event: Any) -> bytes:
+    async def _body(self, tenant_id: UUID, delivery: Taken) -> bytes:
         """What goes out. Raises LookupError where the event has gone, and Unsealable."""
         if delivery.sealed_body is not None:
-            key = await self._secrets.lease_key(delivery.tenant_id, delivery.data_key_id)
-            row = Row(TABLE, delivery.tenant_id, delivery.id)
-            return opened_bytes(key, row, BODY, bytes(delivery.sealed_body))
-        if event is None:
+            key = await self._secrets.lease_key(tenant_id, delivery.data_key_id)
+            row = Row(TABLE, tenant_id, delivery.id)
+            return opened_bytes(key, row, BODY, delivery.sealed_body)
+        kept = delivery.event
+        if kept is None:
             raise LookupError
-        kept = event_store.kept(event)
         sealed = kept.data_key_id is not None
-        opener = await self._secrets.lease_key(kept.tenant_id, kept.data_key_id) if sealed else None
+        opener = await self._secrets.lease_key(tenant_id, kept.data_key_id) if sealed else None
         return messages.message(kept.id, delivery.event_type, events.opened(kept, opener).body)
 
     async def _opened(
@@ -200,7 +198,7 @@ class Sending:
             number, timedelta(seconds=took_s), verdict.status, verdict.reason, verdict.head
         )
         where = (claimed.tenant_id, claimed.target_id)
-        record = store.tried(*where, attempt, STATES[verdict.kind])
+        record = [store.tried(*where, attempt, STATES[verdict.kind])]
         if verdict.kind == "again":
             return Failed(record=record, worked=False, least_s=verdict.wait_s)
         if verdict.kind == "gone":

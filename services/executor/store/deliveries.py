@@ -1,14 +1,27 @@
 """Deliveries with their attempts: made with what routes an event, moved on under a claim."""
 
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Interval, String, and_, bindparam, case, func, null, select, update
+from sqlalchemy import (
+    ARRAY,
+    Interval,
+    String,
+    and_,
+    bindparam,
+    case,
+    func,
+    null,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 
-from services.chassis.database import Bound, Database, Statement
+from services.chassis.database import Bound, Statement
+from services.executor.store.events import Kept
 from services.executor.store.executions import bound
 from services.executor.store.projected import WayOut, going_out, way_out
 from services.executor.tables import DELIVERIES, EVENTS
@@ -27,16 +40,29 @@ _NEW = (
     *("tenant_id", "id", "event_id", "event_type", "endpoint_id", "endpoint", "subscription"),
     *("state", "payload_hash", "data_key_id", "sealed_body"),
 )
+_TAKEN = ("id", "event_type", "attempts", "ended_at", "data_key_id", "sealed_body")
+_KEPT = tuple(each.name for each in fields(Kept))
 
 ADD: Final = Statement(insert(DELIVERIES).values(bound(DELIVERIES, *_NEW)))
-TAKE: Final = Statement(select(DELIVERIES).where(_THIS))
-EVENT_OF: Final = Statement(
-    select(EVENTS).where(
-        EVENTS.c.tenant_id == bindparam("tenant_id", type_=EVENTS.c.tenant_id.type),
-        EVENTS.c.id == select(_D.event_id).where(_THIS).scalar_subquery(),
+# A delivery that has a body of its own needs none of its event.
+TAKE: Final = Statement(
+    select(
+        *(_D[name] for name in _TAKEN),
+        *(EVENTS.c[name].label(f"event_{name}") for name in _KEPT),
     )
+    .select_from(
+        DELIVERIES.outerjoin(
+            EVENTS,
+            and_(
+                EVENTS.c.tenant_id == _D.tenant_id,
+                EVENTS.c.id == _D.event_id,
+                _D.sealed_body.is_(None),
+            ),
+        )
+    )
+    .where(_MINE, _D.id == func.any(bindparam("ids", type_=ARRAY(_D.id.type))))
 )
-ATTEMPT: Final = Statement(
+_ATTEMPT = (
     insert(ATTEMPTS)
     .values(
         {
@@ -48,16 +74,20 @@ ATTEMPT: Final = Statement(
     # A try that was recorded before its claim was lost is the same try.
     .on_conflict_do_nothing()
 )
-MOVE: Final = Statement(
+TRIED: Final = Statement(
     update(DELIVERIES)
-    .where(_THE)
+    .where(
+        _D.tenant_id == bindparam("tenant_id", type_=_D.tenant_id.type),
+        _D.id == bindparam("delivery_id", type_=_D.id.type),
+    )
     .values(
         state=bindparam("new_state"),
         attempts=func.greatest(_D.attempts, bindparam("number", type_=_D.attempts.type)),
-        response_status=bindparam("status"),
-        failure_reason=bindparam("reason"),
+        response_status=bindparam("response_status"),
+        failure_reason=bindparam("failure_reason"),
         ended_at=case((bindparam("ends", type_=_D.attempts.type) == 1, func.now()), else_=null()),
     )
+    .add_cte(_ATTEMPT.cte("kept"))
 )
 END: Final = Statement(
     update(DELIVERIES)
@@ -102,13 +132,34 @@ class NewDelivery:
     sealed_body: bytes | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What of a delivery is to be sent, and where.
+
+    The `event` is None where it has gone, and where the delivery has a `sealed_body` of its own.
+    """
+
+    id: UUID
+    event_type: str
+    attempts: int
+    ended_at: datetime | None
+    data_key_id: UUID | None
+    sealed_body: bytes | None = field(repr=False)
+    event: Kept | None
+    way: WayOut
+
+
+Wanted = tuple[UUID, UUID]
+"""The id of a delivery, and its endpoint's."""
+
+
 def adding(new: NewDelivery) -> Bound:
     """What makes a delivery; its work goes with it."""
     words = {name: getattr(new, name) for name in _NEW if name != "state"}
     return Bound(ADD, {**words, "state": "queued"})
 
 
-def tried(tenant_id: UUID, delivery_id: UUID, attempt: Attempt, state: str) -> list[Bound]:
+def tried(tenant_id: UUID, delivery_id: UUID, attempt: Attempt, state: str) -> Bound:
     """What keeps a try, and how the delivery stands after it."""
     row = {
         "tenant_id": tenant_id,
@@ -120,16 +171,7 @@ def tried(tenant_id: UUID, delivery_id: UUID, attempt: Attempt, state: str) -> l
         "failure_reason": attempt.reason,
         "response_head": attempt.head,
     }
-    moved = {
-        "the_tenant_id": tenant_id,
-        "the_id": delivery_id,
-        "new_state": state,
-        "number": attempt.number,
-        "status": attempt.status,
-        "reason": attempt.reason,
-        "ends": int(state in ENDED),
-    }
-    return [Bound(ATTEMPT, row), Bound(MOVE, moved)]
+    return Bound(TRIED, {**row, "new_state": state, "ends": int(state in ENDED)})
 
 
 def sending(tenant_id: UUID, delivery_id: UUID) -> Bound:
@@ -143,11 +185,40 @@ def ending(tenant_id: UUID, delivery_id: UUID, state: str, reason: str) -> Bound
     return Bound(END, {**place, "new_state": state, "reason": reason})
 
 
-async def load(
-    database: Database, tenant_id: UUID, delivery_id: UUID, endpoint_id: UUID
-) -> tuple[Any, Any, WayOut]:
-    """A delivery and its event, None where they are gone, and the way to its endpoint."""
-    place = {"tenant_id": tenant_id, "id": delivery_id}
-    reads = [Bound(TAKE, place), Bound(EVENT_OF, place), *going_out(tenant_id, endpoint_id)]
-    found, events, *way = await database.read_all(tenant_id, reads)
-    return (found[0] if found else None), (events[0] if events else None), way_out(way)
+def taking(tenant_id: UUID, wanted: Sequence[Wanted]) -> list[Bound]:
+    """Reads deliveries of a tenant with the ways to their endpoints; `taken` takes the answers."""
+    ways = [going_out(tenant_id, endpoint_id) for endpoint_id in _endpoints(wanted)]
+    ids = sorted({delivery_id for delivery_id, _ in wanted})
+    # What is read of the tenant is the same for all.
+    return [
+        Bound(TAKE, {"tenant_id": tenant_id, "ids": ids}),
+        ways[0][0],
+        *(of_endpoint for _, of_endpoint in ways),
+    ]
+
+
+def taken(wanted: Sequence[Wanted], answers: Sequence[list[Any]]) -> list[Taken | None]:
+    """What was read, in the order it was wanted; None where there is no such delivery."""
+    rows, tenant, *objects = answers
+    found = {row.id: row for row in rows}
+    ways = {
+        endpoint_id: way_out([tenant, of_endpoint])
+        for endpoint_id, of_endpoint in zip(_endpoints(wanted), objects, strict=True)
+    }
+    return [
+        _taken(found[delivery_id], ways[endpoint_id]) if delivery_id in found else None
+        for delivery_id, endpoint_id in wanted
+    ]
+
+
+def _endpoints(wanted: Sequence[Wanted]) -> list[UUID]:
+    return sorted({endpoint_id for _, endpoint_id in wanted})
+
+
+def _taken(row: Any, way: WayOut) -> Taken:
+    event = {name: getattr(row, f"event_{name}") for name in _KEPT}
+    return Taken(
+        **{name: getattr(row, name) for name in _TAKEN},
+        event=Kept(**event) if event["id"] is not None else None,
+        way=way,
+    )

@@ -108,7 +108,7 @@ async def deliver(database: Database, registry: Registry, tenant_id: UUID, key: 
         (known,) = await events.accept(tx, [Arrived(event, routes)], leased)
         (delivery_id,) = await delivery_pages.of_event(tx, tenant_id, event.id)
         refused = Attempt(1, timedelta(seconds=1), 500, "HTTP_500", "canary of an answer")
-        await tx.pipeline(deliveries.tried(tenant_id, delivery_id, refused, "retrying"))
+        await tx.pipeline([deliveries.tried(tenant_id, delivery_id, refused, "retrying")])
         return known
 
 
