@@ -84,6 +84,7 @@ test-faults: setup ## Every failpoint, kill -9 at each
 	TENON_FAULTS=all $(BIN)/pytest -q tests/faults
 
 bench: bench-rpc bench-access bench-lanes bench-connectors bench-credentials bench-delivery ## Every performance claim
+bench: bench-rpc bench-access bench-lanes bench-connectors bench-ingest ## Every performance claim
 
 bench-rpc: setup ## RPCs against a bare echo in the same run
 	@$(BIN)/python -m bench.rpc
@@ -102,6 +103,8 @@ bench-credentials: setup ## Credentials resolved, sealed, opened and wrapped ane
 
 bench-delivery: setup ## Events delivered a second, against bare POSTs, and with more and more stored
 	@$(BIN)/python -m bench.deliveries
+bench-ingest: setup ## Webhooks that one ingress process takes in, and how long each waits
+	@$(BIN)/python -m bench.ingest
 
 ##@ Tidy
 
@@ -112,3 +115,4 @@ clean: ## Remove what was built; data of `make up` stays
 .PHONY: help setup run up down migrate protos codegen protos-check lock lint format test test-unit \
 	test-integration test-faults bench bench-rpc bench-access bench-lanes bench-connectors bench-credentials \
 	bench-delivery clean
+	test-integration test-faults bench bench-rpc bench-access bench-lanes bench-connectors bench-ingest clean

@@ -11,14 +11,13 @@ from services.chassis.evaluator import Evaluator, View
 from services.executor import events
 from services.executor.event_log import EventLog, Seen
 from services.executor.events import Event
-from services.executor.routing import Route, route_of
+from services.executor.routing import Target, route_of
 from services.executor.store import event_pages as store
 from services.executor.store.event_pages import Noted
 from services.executor.store.projected import ProjectedObject
 from services.executor.subscriptions import Refusal, refusal
 
 TAKES: Final = ""
-Named = Mapping[str, ProjectedObject]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +56,8 @@ class EventTraces:
         context = events.as_context(event)
         view = self._evaluator.seeing({"event": context}, tenant_id)
         source = _source(seen.noted, event)
-        targets = _by_name(begun.endpoints), _by_name(begun.connectors)
-        asking = _Asking(source, context, view, *targets)
+        there = [*begun.endpoints, *begun.connectors]
+        asking = _Asking(source, context, view, {(each.kind, each.name): each for each in there})
         answers = [await asking.answer(each) for each in begun.subscriptions]
         return Trace(seen.noted, tuple(answers), begun.deliveries, begun.executions)
 
@@ -74,8 +73,7 @@ class _Asking:
     source: str | None
     context: Mapping[str, Any]
     view: View
-    endpoints: Named
-    connectors: Named
+    targets: Mapping[Target, ProjectedObject]
 
     async def answer(self, subscription: ProjectedObject) -> Answer:
         """What a subscription says to it."""
@@ -84,33 +82,16 @@ class _Asking:
         refused = await refusal(subscription, self.context, self.view)
         if refused is not None:
             return _no(subscription, refused)
-        route = await route_of(subscription, self.endpoints, self.view)
+        route = await route_of(subscription, self.targets, self.view)
         if isinstance(route, Refusal):
             return _no(subscription, route)
-        return _at_target(route, self.connectors)
-
-
-def _at_target(route: Route, connectors: Named) -> Answer:
-    """The answer of a subscription that takes it, by how its target stands."""
-    subscription, endpoint = route.subscription, route.endpoint
-    if endpoint is not None:
-        # What is delivered to one that is inactive waits until it is active.
-        waits = TAKES if endpoint.spec["is_active"] else "TARGET_INACTIVE"
+        # What is delivered to an endpoint that is inactive waits until it is active.
+        waits = TAKES if route.target.spec["is_active"] else "TARGET_INACTIVE"
         return Answer(subscription.name, takes=True, reason=waits)
-    connector = connectors.get(subscription.spec["connector"])
-    if connector is None:
-        return _no(subscription, Refusal("TARGET_GONE"))
-    if not connector.spec["is_active"]:
-        return _no(subscription, Refusal("TARGET_INACTIVE"))
-    return Answer(subscription.name, takes=True)
 
 
 def _no(subscription: ProjectedObject, refused: Refusal) -> Answer:
     return Answer(subscription.name, takes=False, reason=refused.reason, message=refused.message)
-
-
-def _by_name(objects: Sequence[ProjectedObject]) -> Named:
-    return {each.name: each for each in objects}
 
 
 def _event(seen: Seen, endpoints: Sequence[ProjectedObject]) -> Event:

@@ -1,4 +1,7 @@
-"""Events: accepted once, kept as they came, and routed, in one transaction."""
+"""Events: accepted once, kept as they came, and routed, in one transaction.
+
+Webhooks share theirs with others' (`intake`); what a service publishes together has one of its own.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from services.chassis.database import Database, Transaction
+from services.chassis.database import Bound, Database, Transaction
 from services.chassis.envelope import Unsealable
+from services.chassis.errors import Aborted
 from services.chassis.evaluator import Evaluator
 from services.chassis.ids import uuid7
 from services.executor import lanes, routing
@@ -15,7 +19,6 @@ from services.executor.credentials import LeasedKey
 from services.executor.routing import Route, Told
 from services.executor.sealing import Row, opened_bytes, sealed_bytes
 from services.executor.store import events as store
-from services.executor.store import projected
 from services.executor.store.events import Kept
 from services.executor.store.projected import ProjectedObject
 from services.executor.work import Started
@@ -50,57 +53,70 @@ class Event:
         return PUBLISHED if self.endpoint is None else self.endpoint.object_id
 
 
-async def taken_by(database: Database, event: Event, evaluator: Evaluator) -> list[Route]:
+async def taken_by(
+    database: Database,
+    event: Event,
+    subscriptions: Sequence[ProjectedObject],
+    evaluator: Evaluator,
+) -> list[Route]:
     """Where an event goes. Raises Unavailable.
 
     Outside any transaction: a filter may have to wait for its turn.
     """
-    name = event.endpoint.name if event.endpoint is not None else ""
-    found = await projected.subscriptions_of(database, event.tenant_id, name)
     context = as_context(event)
     view = evaluator.seeing({"event": context}, event.tenant_id)
-    return await routing.routes(database, event.tenant_id, found, context, view)
+    return await routing.routes(database, event.tenant_id, subscriptions, context, view)
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """An event that is taken in, and where it goes."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Draft:
+    """An event, and what it starts where it is new."""
 
     event: Event
-    taking: Sequence[Route]
+    kept: Kept
+    starts: Sequence[Started]
+
+    def accepting(self) -> Bound:
+        """Takes its receipt and keeps it; `store.events.accepted` takes the answer."""
+        return store.accepting(
+            self.kept,
+            endpoint_id=self.event.endpoint_id,
+            event_type=self.event.type,
+            delivery_key=self.event.delivery_key,
+        )
 
 
-async def accept(
-    tx: Transaction, arrived: Sequence[Arrived], key: LeasedKey, *, seal: bool = True
-) -> list[UUID]:
-    """Keep a tenant's events and start what they start.
+def draft(event: Event, taking: Sequence[Route], key: LeasedKey, *, seal: bool = True) -> Draft:
+    """Make up what is to be written of an event, and of what it starts.
 
-    Answers with their ids, in order; of one that was delivered before with the first one's. All in
-    the caller's transaction: receipts, events, executions, deliveries and their work are there
-    together. `seal`: headers and bodies are kept sealed with the key.
+    `seal`: its headers and body are kept sealed with the key.
+    """
+    told = Told(event.tenant_id, event.id, as_context(event), event.body)
+    kept = _sealed(event, key) if seal else _in_clear(event)
+    return Draft(event, kept, routing.started(told, taking, key))
+
+
+async def accept(tx: Transaction, drafts: Sequence[Draft]) -> list[UUID]:
+    """Keep a tenant's events and start what they start, in the caller's transaction.
+
+    Answers with their ids, in order; of one that was delivered before with the first one's. Raises
+    Aborted where somebody else takes the same event in at this moment.
     """
     known, begun = list[UUID](), list[Started]()
-    for each in arrived:
-        event = each.event
-        of_endpoint = (event.tenant_id, event.endpoint_id, event.delivery_key)
-        known.append(await store.receive(tx, *of_endpoint, event.id))
-        if known[-1] == event.id:
-            await _keep(tx, event, key if seal else None)
-            begun += await routing.started(tx, _told(event), each.taking, key)
+    for each in drafts:
+        asking = each.accepting()
+        (rows,) = await tx.pipeline([asking])
+        whose = store.accepted(rows) or store.accepted(
+            (await tx.pipeline([store.looking_again(asking)]))[0]
+        )
+        if whose is None:
+            raise Aborted("another delivery of the same event is under way")
+        known.append(whose)
+        begun += each.starts if whose == each.event.id else ()
     if begun:
         # One for all: a second would want lanes while holding the tenant lane.
-        await lanes.begin(tx, arrived[0].event.tenant_id, begun)
+        await lanes.begin(tx, drafts[0].event.tenant_id, begun)
     return known
-
-
-async def _keep(tx: Transaction, event: Event, key: LeasedKey | None) -> None:
-    await store.store(
-        tx,
-        _in_clear(event) if key is None else _sealed(event, key),
-        endpoint_id=event.endpoint_id,
-        event_type=event.type,
-        delivery_key=event.delivery_key,
-    )
 
 
 def opened(kept: Kept, key: LeasedKey | None) -> Kept:
@@ -139,7 +155,3 @@ def _sealed(event: Event, key: LeasedKey) -> Kept:
 
 def _in_clear(event: Event) -> Kept:
     return Kept(event.tenant_id, event.id, event.headers, event.body)
-
-
-def _told(event: Event) -> Told:
-    return Told(event.tenant_id, event.id, as_context(event), event.body)

@@ -7,19 +7,21 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from services.chassis import errors, failpoints, strict_json
+from services.chassis import errors, strict_json
 from services.chassis.database import Database
 from services.chassis.evaluator import Evaluator
 from services.chassis.ids import SLUG
 from services.chassis.secret import Secret
 from services.executor import events
-from services.executor.credentials import Resolved
-from services.executor.events import Arrived, Event
+from services.executor.credentials import Resolved, Secrets
+from services.executor.doors import Doors, Place
+from services.executor.events import Event
+from services.executor.intake import Intake
 from services.executor.proofs import (
     SIGNATURE,
     WAYS,
@@ -31,20 +33,14 @@ from services.executor.proofs import (
     proof_of,
     prove,
 )
-from services.executor.registry import Registry
-from services.executor.store import projected, tenants
 from services.executor.store.projected import ProjectedObject
 from services.executor.uses import Uses
 from services.providers.catalog import Catalog
 from services.providers.manifest import Webhook
 
-BEFORE_COMMIT: Final = failpoints.declare("ingress.before_commit", "nothing of the event is there")
-AFTER_COMMIT: Final = failpoints.declare("ingress.after_commit", "the event is there and runs once")
-
 PARTS: Final = ("WebhookEndpoint", "Integration", "Credential")
 INBOUND: Final = "INBOUND"
 UNKNOWN_TYPE: Final = "unknown"
-NOWHERE: Final = UUID(int=0)
 _PLAIN: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -54,6 +50,7 @@ class Door:
 
     tenant_id: UUID
     endpoint: ProjectedObject
+    subscriptions: Sequence[ProjectedObject]
     webhook: Webhook
     credential: Resolved
     proof: Proof
@@ -72,7 +69,7 @@ class Inbound:
     def __init__(
         self,
         database: Database,
-        registry: Registry,
+        registry: Secrets,
         catalog: Catalog,
         evaluator: Evaluator,
         uses: Uses,
@@ -87,6 +84,8 @@ class Inbound:
         self._uses = uses
         self._seal = seal
         self._now = now
+        self._doors = Doors(database)
+        self._intake = Intake(database)
         self._nobodys = Proof(SIGNATURE, [Secret(secrets.token_bytes(32))])
 
     async def challenged(self, delivery: Delivery, query: Mapping[str, str]) -> Echo:
@@ -119,31 +118,29 @@ class Inbound:
         answer = door.webhook.answer("body", event.payload)
         if answer is not None:
             return Echo(answer)
+        with self._intake.room(door.tenant_id):
+            return await self._accepted(door, event)
+
+    async def _accepted(self, door: Door, event: Event) -> UUID:
         key = await self._registry.lease_key(door.tenant_id)
-        taking = await events.taken_by(self._database, event, self._evaluator)
-        async with self._database.tenant(door.tenant_id) as tx:
-            (accepted,) = await events.accept(tx, [Arrived(event, taking)], key, seal=self._seal)
-            BEFORE_COMMIT.hit()
-        AFTER_COMMIT.hit()
-        return accepted
+        taking = await events.taken_by(self._database, event, door.subscriptions, self._evaluator)
+        return await self._intake.accept(events.draft(event, taking, key, seal=self._seal))
 
     async def _door(self, delivery: Delivery) -> Door | None:
         if not (SLUG.fullmatch(delivery.tenant) and SLUG.fullmatch(delivery.endpoint)):
             return None
-        found = await tenants.find(self._database, delivery.tenant)
-        # An unknown tenant costs the same look, inside no tenant.
-        tenant_id = found.tenant_id if found is not None and found.enabled else NOWHERE
-        parts = await projected.way_in(self._database, tenant_id, delivery.endpoint)
+        place = await self._doors.find(delivery.tenant, delivery.endpoint)
         try:
-            return await self._opened(tenant_id, parts)
+            return await self._opened(place)
         except (errors.NotFound, errors.FailedPrecondition):
             # Its provider or its credential is gone or not usable.
             return None
 
-    async def _opened(self, tenant_id: UUID, parts: Mapping[str, ProjectedObject]) -> Door | None:
-        if len(parts) < len(PARTS):
+    async def _opened(self, place: Place) -> Door | None:
+        if len(place.parts) < len(PARTS):
             return None
-        endpoint, integration, credential = (parts[kind] for kind in PARTS)
+        tenant_id = place.tenant_id
+        endpoint, integration, credential = (place.parts[kind] for kind in PARTS)
         webhook = self._catalog.get(integration.spec["provider"]).webhook
         active = endpoint.spec["is_active"] and integration.spec["is_active"]
         # What was projected before there were two directions says none.
@@ -152,7 +149,8 @@ class Inbound:
             return None
         resolved = await self._registry.resolve(tenant_id, credential.name, credential.version)
         proof = proof_of(endpoint.spec, webhook.signature.scheme, resolved)
-        return Door(tenant_id, endpoint, webhook, resolved, proof) if proof.known else None
+        door = Door(tenant_id, endpoint, place.subscriptions, webhook, resolved, proof)
+        return door if proof.known else None
 
     def _prove(self, door: Door | None, delivery: Delivery) -> None:
         """Prove also where there is no door: the time an answer takes must not tell that."""

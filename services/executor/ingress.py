@@ -26,6 +26,7 @@ from services.chassis import errors, telemetry
 from services.chassis.ids import uuid7
 from services.executor import connecting
 from services.executor.inbound import Echo, Inbound
+from services.executor.intake import Busy
 from services.executor.proofs import Delivery, NotLetIn
 from services.executor.registry_connecting import RegistryConnecting
 
@@ -56,6 +57,7 @@ STATUSES: Final[tuple[tuple[type[errors.TenonError], int, str], ...]] = (
     (TooLarge, 413, f"the body is longer than {LARGEST_BODY} bytes"),
     (TooSlow, 408, "the body did not come in time"),
     (BrokenOff, 400, "the body is not whole"),
+    (Busy, 429, "too much is under way"),
     (errors.ResourceExhausted, 429, "the quota is used up"),
     (errors.Unavailable, 503, "try again soon"),
     (errors.Aborted, 503, "try again soon"),

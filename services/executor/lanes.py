@@ -88,8 +88,15 @@ async def begin(tx: Transaction, tenant_id: UUID, started: Sequence[Started]) ->
 
     Of a transaction this is the only one: a second would want lanes while holding the tenant lane.
     """
+    await tx.pipeline(beginning(tenant_id, started))
+
+
+def beginning(tenant_id: UUID, started: Sequence[Started]) -> list[Bound]:
+    """The statements of `begin`, for a batch."""
+    if not started:
+        return []
     first = [bound for each in started for bound in each.first]
-    await enqueue(tx, tenant_id, [each.item for each in started], first)
+    return [*first, *enqueueing(tenant_id, [each.item for each in started])]
 
 
 def enqueueing(tenant_id: UUID, items: Sequence[WorkItem]) -> list[Bound]:

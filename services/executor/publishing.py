@@ -13,8 +13,10 @@ from services.chassis.evaluator import Evaluator
 from services.chassis.expressions import Json
 from services.chassis.ids import uuid7
 from services.executor import events
-from services.executor.credentials import Secrets
-from services.executor.events import Arrived, Event
+from services.executor.credentials import LeasedKey, Secrets
+from services.executor.events import Draft, Event
+from services.executor.store import projected
+from services.executor.store.projected import ProjectedObject
 
 MOST: Final = 100
 LARGEST: Final = 2**20
@@ -51,11 +53,18 @@ class Publishing:
         """
         _check(new)
         key = await self._secrets.lease_key(tenant_id)
-        arrived = [await self._arrived(tenant_id, each) for each in new]
+        subscribed = await projected.subscriptions_of(self._database, tenant_id, "")
+        drafts = [await self._draft(tenant_id, each, subscribed, key) for each in new]
         async with self._database.tenant(tenant_id) as tx:
-            return await events.accept(tx, arrived, key, seal=self._seal)
+            return await events.accept(tx, drafts)
 
-    async def _arrived(self, tenant_id: UUID, new: NewEvent) -> Arrived:
+    async def _draft(
+        self,
+        tenant_id: UUID,
+        new: NewEvent,
+        subscribed: Sequence[ProjectedObject],
+        key: LeasedKey,
+    ) -> Draft:
         event_id = uuid7()
         event = Event(
             tenant_id=tenant_id,
@@ -67,7 +76,8 @@ class Publishing:
             body=_body(new),
             id=event_id,
         )
-        return Arrived(event, await events.taken_by(self._database, event, self._evaluator))
+        taking = await events.taken_by(self._database, event, subscribed, self._evaluator)
+        return events.draft(event, taking, key, seal=self._seal)
 
 
 def _body(new: NewEvent) -> bytes:

@@ -2,12 +2,12 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from services.chassis.database import Database, Transaction
+from services.chassis.database import Database
 from services.chassis.evaluator import View
 from services.chassis.expressions import ExpressionError
 from services.executor import executions
@@ -25,16 +25,18 @@ log = logging.getLogger(__name__)
 CONNECTOR: Final = "Connector"
 ENDPOINT: Final = "WebhookEndpoint"
 
+Target = tuple[str, str]
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A subscription that takes an event; `endpoint` is set where it delivers.
+    """A subscription that takes an event, and what it routes to.
 
     `data` is what goes out in place of the payload, as JSON; `order` what it keeps its order with.
     """
 
     subscription: ProjectedObject
-    endpoint: ProjectedObject | None = None
+    target: ProjectedObject
     data: bytes | None = field(default=None, repr=False)
     order: str = ""
 
@@ -66,11 +68,10 @@ async def routes(
     Nothing goes to an endpoint that has gone, or by a transform that has no answer for the event.
     """
     taking = await matching(subscriptions, context, view)
-    names = sorted({each.spec["deliver_to"] for each in taking if each.spec.get("deliver_to")})
-    endpoints = await projected.named(database, tenant_id, ENDPOINT, names) if names else {}
+    targets = await projected.these(database, tenant_id, map(target_of, taking))
     found = []
     for each in taking:
-        route = await route_of(each, endpoints, view)
+        route = await route_of(each, targets, view)
         if isinstance(route, Route):
             found.append(route)
         elif route.message:
@@ -78,41 +79,38 @@ async def routes(
     return found
 
 
-async def started(
-    tx: Transaction, event: Told, taking: Sequence[Route], key: LeasedKey
-) -> list[Started]:
+def started(event: Told, taking: Sequence[Route], key: LeasedKey) -> list[Started]:
     """What the routes begin."""
-    found: list[Started] = []
-    for route in taking:
-        if route.endpoint is not None:
-            found.append(_sent(event, route, route.endpoint, key))
-        elif (run := await _run(tx, event, route, key)) is not None:
-            found.append(run)
-    return found
+    return [STARTS[route.target.kind](event, route, key) for route in taking]
+
+
+def target_of(subscription: ProjectedObject) -> Target:
+    """Kind and name of what a subscription routes to."""
+    endpoint = subscription.spec.get("deliver_to")
+    return (ENDPOINT, endpoint) if endpoint else (CONNECTOR, subscription.spec["connector"])
 
 
 async def route_of(
-    subscription: ProjectedObject, endpoints: Mapping[str, ProjectedObject], view: View
+    subscription: ProjectedObject, targets: Mapping[Target, ProjectedObject], view: View
 ) -> Route | Refusal:
     """Where an event goes by a subscription that takes it, or why it goes nowhere.
 
-    `endpoints` are those it may deliver to, by name. Whether a connector is there is seen when it
-    is started.
+    What is delivered to an endpoint that is inactive waits; a connector that is starts nothing.
     """
-    target, transform = subscription.spec.get("deliver_to"), subscription.spec.get("transform")
-    if not target:
-        return Route(subscription)
-    if target not in endpoints:
+    target, transform = targets.get(target_of(subscription)), subscription.spec.get("transform")
+    if target is None:
         return Refusal("TARGET_GONE")
-    endpoint = endpoints[target]
+    if target.kind == CONNECTOR:
+        active = target.spec["is_active"]
+        return Route(subscription, target) if active else Refusal("TARGET_INACTIVE")
     try:
-        order = await _order(endpoint, view)
+        order = await _order(target, view)
         if transform is None:
-            return Route(subscription, endpoint, order=order)
+            return Route(subscription, target, order=order)
         data = json.dumps(await view.render(transform), ensure_ascii=False, separators=(",", ":"))
     except ExpressionError as error:
         return Refusal("TRANSFORM_FAILED", error.message)
-    return Route(subscription, endpoint, data.encode(), order)
+    return Route(subscription, target, data.encode(), order)
 
 
 async def _order(endpoint: ProjectedObject, view: View) -> str:
@@ -121,12 +119,12 @@ async def _order(endpoint: ProjectedObject, view: View) -> str:
     return json.dumps(await view.evaluate(text), sort_keys=True) if text else ""
 
 
-def _sent(event: Told, route: Route, endpoint: ProjectedObject, key: LeasedKey) -> Started:
+def _sent(event: Told, route: Route, key: LeasedKey) -> Started:
     body = message(event.id, event.type, event.body if route.data is None else route.data)
     return starting.started(
         event.tenant_id,
         (event.id, event.type),
-        endpoint,
+        route.target,
         route.subscription.name,
         body,
         # What can be made of the event again is not kept twice.
@@ -135,15 +133,10 @@ def _sent(event: Told, route: Route, endpoint: ProjectedObject, key: LeasedKey) 
     )
 
 
-async def _run(tx: Transaction, event: Told, route: Route, key: LeasedKey) -> Started | None:
-    """What a subscription starts; nothing if its connector is inactive."""
-    name = route.subscription.spec["connector"]
-    connector = await projected.one(tx, event.tenant_id, CONNECTOR, name)
-    if connector is None or not connector.spec["is_active"]:
-        return None
+def _run(event: Told, route: Route, key: LeasedKey) -> Started:
     run = Run(
         tenant_id=event.tenant_id,
-        connector=connector,
+        connector=route.target,
         trigger_kind="event",
         trigger_id=event.id,
         event_type=event.type,
@@ -151,3 +144,9 @@ async def _run(tx: Transaction, event: Told, route: Route, key: LeasedKey) -> St
         input={"event": dict(event.context), "input": {}},
     )
     return executions.started(run, key)
+
+
+STARTS: Final[Mapping[str, Callable[[Told, Route, LeasedKey], Started]]] = {
+    ENDPOINT: _sent,
+    CONNECTOR: _run,
+}

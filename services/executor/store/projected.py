@@ -1,7 +1,8 @@
 """The projection of what tenants want: each wanted object as the registry last told it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -91,11 +92,6 @@ _MINE = and_(OBJECTS.c.tenant_id == bindparam("tenant_id"), OBJECTS.c.kind == bi
 
 ONE = Statement(select(*_COLUMNS).where(_MINE, OBJECTS.c.name == bindparam("name")))
 ALL_OF = Statement(select(*_COLUMNS).where(_MINE).order_by(OBJECTS.c.name))
-NAMED = Statement(
-    select(*_COLUMNS).where(
-        _MINE, OBJECTS.c.name == func.any(bindparam("names", type_=ARRAY(OBJECTS.c.name.type)))
-    )
-)
 SUBSCRIPTIONS_OF = Statement(
     select(*_COLUMNS)
     .where(
@@ -125,6 +121,9 @@ def _way_in() -> Statement:
 
 
 WAY_IN = _way_in()
+PROJECTED_AT = Statement(
+    select(TENANTS.c.projected_at).where(TENANTS.c.tenant_id == bindparam("tenant_id"))
+)
 
 
 def _way_out() -> Statement:
@@ -217,12 +216,17 @@ async def all_of(
     return [ProjectedObject(*row) for row in await _rows(source, tenant_id, ALL_OF, kind=kind)]
 
 
-async def named(
-    source: Transaction | Database, tenant_id: UUID, kind: str, names: Sequence[str]
-) -> dict[str, ProjectedObject]:
-    """A tenant's objects of these names, by name."""
-    rows = await _rows(source, tenant_id, NAMED, kind=kind, names=list(names))
-    return {row.name: ProjectedObject(*row) for row in rows}
+async def these(
+    database: Database, tenant_id: UUID, wanted: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], ProjectedObject]:
+    """A tenant's objects by kind and name, as far as they are there."""
+    asked = [{"kind": kind, "name": name} for kind, name in sorted(set(wanted))]
+    if not asked:
+        return {}
+    calls = [Bound(ONE, {"tenant_id": tenant_id, **each}) for each in asked]
+    answers = await database.read_all(tenant_id, calls)
+    found = [ProjectedObject(*row) for rows in answers for row in rows]
+    return {(each.kind, each.name): each for each in found}
 
 
 async def subscriptions_of(
@@ -234,11 +238,26 @@ async def subscriptions_of(
 
 
 async def way_in(
-    source: Transaction | Database, tenant_id: UUID, endpoint: str
-) -> dict[str, ProjectedObject]:
-    """A WebhookEndpoint with the Integration it names and the Credential senders prove by."""
-    rows = await _rows(source, tenant_id, WAY_IN, kind="WebhookEndpoint", name=endpoint)
-    return {row.kind: ProjectedObject(*row) for row in rows}
+    database: Database, tenant_id: UUID, endpoint: str
+) -> tuple[dict[str, ProjectedObject], list[ProjectedObject], datetime | None]:
+    """What a webhook meets, at one moment: parts by kind, subscriptions, when it was projected.
+
+    The parts are a WebhookEndpoint, the Integration it names and the Credential senders prove by.
+    """
+    tenant = {"tenant_id": tenant_id}
+    parts, subscriptions, seen = await database.read_all(
+        tenant_id,
+        [
+            Bound(WAY_IN, {**tenant, "kind": "WebhookEndpoint", "name": endpoint}),
+            Bound(SUBSCRIPTIONS_OF, {**tenant, "endpoint": endpoint}),
+            Bound(PROJECTED_AT, tenant),
+        ],
+    )
+    return (
+        {row.kind: ProjectedObject(*row) for row in parts},
+        [ProjectedObject(*row) for row in subscriptions],
+        seen[0].projected_at if seen else None,
+    )
 
 
 def going_out(tenant_id: UUID, endpoint_id: UUID) -> list[Bound]:

@@ -1,13 +1,15 @@
 """The projected tenants: found by slug or id before the tenant is known, written inside it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Boolean, Uuid, bindparam, case, func, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Boolean, String, Uuid, any_, bindparam, case, func, or_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
-from services.chassis.database import Database, Statement, Transaction
+from services.chassis.database import Bound, Database, Statement, Transaction
 from services.chassis.tenancy import State, Tenant
 from services.chassis.tenants import TenantFinder
 from services.executor.tables import TENANTS
@@ -24,6 +26,15 @@ class ProjectedTenant:
     draining: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Whether a tenant is enabled, and when it was last projected."""
+
+    tenant_id: UUID
+    enabled: bool
+    projected_at: datetime
+
+
 _COLUMNS = (TENANTS.c.tenant_id, TENANTS.c.slug, TENANTS.c.enabled, TENANTS.c.revision)
 _DRAINING = TENANTS.c.draining_since.is_not(None).label("draining")
 
@@ -34,6 +45,13 @@ FIND = Statement(
             TENANTS.c.slug == bindparam("slug"),
             TENANTS.c.tenant_id == bindparam("tenant_id", type_=Uuid),
         )
+    )
+)
+
+
+STANDING = Statement(
+    select(TENANTS.c.slug, TENANTS.c.tenant_id, TENANTS.c.enabled, TENANTS.c.projected_at).where(
+        TENANTS.c.slug == any_(bindparam("slugs", type_=ARRAY(String)))
     )
 )
 
@@ -79,6 +97,13 @@ async def find(database: Database, slug_or_id: str) -> ProjectedTenant | None:
     async with database.system() as tx:
         row: Any = await tx.one(FIND, slug=slug_or_id, tenant_id=_as_id(slug_or_id))
     return ProjectedTenant(*row) if row is not None else None
+
+
+async def standing(database: Database, slugs: Sequence[str]) -> dict[str, Standing]:
+    """How tenants stand, by slug; those that are not here are left out."""
+    async with database.system() as tx:
+        rows = (await tx.conclude([Bound(STANDING, {"slugs": list(slugs)})]))[0]
+    return {slug: Standing(*row) for slug, *row in rows}
 
 
 async def ids(database: Database) -> list[UUID]:

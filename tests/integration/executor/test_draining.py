@@ -19,7 +19,8 @@ from services.chassis.database import Database
 from services.chassis.purge import BATCH
 from services.executor import events, lanes
 from services.executor.draining import Draining
-from services.executor.events import Arrived, Event
+from services.executor.events import Event
+from services.executor.intake import Intake
 from services.executor.projection import Projection
 from services.executor.registry import Registry
 from services.executor.registry_messages import Snapshot
@@ -101,15 +102,19 @@ async def deliver(database: Database, registry: Registry, tenant_id: UUID, key: 
     endpoint = await projected.one(database, tenant_id, "WebhookEndpoint", "hooks")
     subscription = await projected.one(database, tenant_id, "Subscription", "all")
     assert endpoint is not None and subscription is not None and out is not None
+    connector = await projected.one(
+        database, tenant_id, "Connector", subscription.spec["connector"]
+    )
+    assert connector is not None
     event = Event(tenant_id, endpoint, "push", key, {}, {}, b"canary-of-an-event")
     leased = await registry.lease_key(tenant_id)
+    routes = [Route(subscription, connector), Route(subscription, out)]
+    known = await Intake(database).accept(events.draft(event, routes, leased))
     async with database.tenant(tenant_id) as tx:
-        routes = [Route(subscription), Route(subscription, out)]
-        (known,) = await events.accept(tx, [Arrived(event, routes)], leased)
         (delivery_id,) = await delivery_pages.of_event(tx, tenant_id, event.id)
         refused = Attempt(1, timedelta(seconds=1), 500, "HTTP_500", "canary of an answer")
         await tx.pipeline([deliveries.tried(tenant_id, delivery_id, refused, "retrying")])
-        return known
+    return known
 
 
 async def let_go(service: RunningRegistry, slug: str) -> None:

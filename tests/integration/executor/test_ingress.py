@@ -24,8 +24,7 @@ from services.chassis.envelope import Unsealable
 from services.chassis.failpoints import Arming, Failpoint
 from services.chassis.invalidation import Invalidation
 from services.chassis.secret import Secret
-from services.executor import events, ingress
-from services.executor import inbound as inbound_module
+from services.executor import events, ingress, intake
 from services.executor.store import events as store
 from services.providers.signatures import sign
 from services.sandbox.sender import webhook_headers
@@ -100,6 +99,18 @@ async def test_what_is_over_the_quota_leaves_nothing_and_is_taken_when_it_is_sen
     )
     assert (await house.send(delivery_id="d-2"))[0] == 202
     assert await house.count("executions") == 4
+
+
+async def test_a_tenant_of_which_too_much_is_under_way_is_told_to_come_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "MOST_OF_A_TENANT", 0)
+    signed = webhook_headers("issues", BODY, SECRET, "d-1")
+    status, answer, headers = await house.post("/v1/acme/hook", BODY, signed)
+    assert (status, answer) == (429, b'{"error": "too much is under way"}')
+    assert headers["retry-after"] == "1"
+    # A stranger does not learn how busy a tenant is.
+    assert (await house.send(secret=OTHER))[0] == 404
 
 
 async def test_twenty_deliveries_of_one_id_at_once_are_one_event(house: House) -> None:
@@ -368,7 +379,7 @@ async def test_an_interruption_at_the_commit_is_all_or_nothing_and_a_redelivery_
     house: House, monkeypatch: pytest.MonkeyPatch, place: str, kept: int
 ) -> None:
     dying = Failpoint(f"ingress.{place.lower()}", Arming("error", 1, ""))
-    monkeypatch.setattr(inbound_module, place, dying)
+    monkeypatch.setattr(intake, place, dying)
     assert await house.send(delivery_id="d-1") == (500, {"error": "internal error"})
     assert await house.count("events") == kept
     assert await house.count("executions") == 2 * kept
