@@ -83,8 +83,7 @@ test-integration: setup ## With real PostgreSQL and real servers
 test-faults: setup ## Every failpoint, kill -9 at each
 	TENON_FAULTS=all $(BIN)/pytest -q tests/faults
 
-bench: bench-rpc bench-access bench-lanes bench-connectors bench-credentials bench-delivery ## Every performance claim
-bench: bench-rpc bench-access bench-lanes bench-connectors bench-ingest ## Every performance claim
+bench: bench-rpc bench-access bench-lanes bench-connectors bench-credentials bench-ingest bench-delivery ## Every performance claim
 
 bench-rpc: setup ## RPCs against a bare echo in the same run
 	@$(BIN)/python -m bench.rpc
@@ -114,5 +113,4 @@ clean: ## Remove what was built; data of `make up` stays
 
 .PHONY: help setup run up down migrate protos codegen protos-check lock lint format test test-unit \
 	test-integration test-faults bench bench-rpc bench-access bench-lanes bench-connectors bench-credentials \
-	bench-delivery clean
-	test-integration test-faults bench bench-rpc bench-access bench-lanes bench-connectors bench-ingest clean
+	bench-ingest bench-delivery clean
