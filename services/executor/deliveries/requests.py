@@ -14,7 +14,7 @@ from services.chassis.errors import FailedPrecondition
 from services.chassis.secret import Secret
 from services.providers.auth import Credential, auth_headers
 from services.providers.manifest import AuthRule
-from services.providers.signatures import sign
+from services.providers.signatures import SignatureRefused, sign
 
 SCHEME: Final = "standard_webhooks"
 SIGNATURE: Final = "webhook-signature"
@@ -56,7 +56,10 @@ def signed(message_id: UUID, body: bytes, secrets: Sequence[Secret], now: float)
     """The three headers, with a signature by each secret, the newest first."""
     if not secrets:
         raise FailedPrecondition("the endpoint has no secret to sign with", reason="NO_SECRET")
-    made = [sign(SCHEME, secret, body, now, f"{MESSAGE_PREFIX}{message_id}") for secret in secrets]
+    try:
+        made = [sign(SCHEME, each, body, now, f"{MESSAGE_PREFIX}{message_id}") for each in secrets]
+    except SignatureRefused as error:
+        raise FailedPrecondition(error.detail, reason="BAD_SECRET") from None
     return {**made[0], SIGNATURE: " ".join(each[SIGNATURE] for each in made)}
 
 

@@ -60,7 +60,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float:
         return min(float(text[:9]), LONGEST_WAIT_S)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

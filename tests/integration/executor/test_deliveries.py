@@ -279,6 +279,20 @@ async def test_while_its_secret_cannot_be_had_a_delivery_is_not_lost(out: Delive
     assert (await out.attempts(delivery.id))[0].failure_reason == "CREDENTIAL_UNAVAILABLE"
 
 
+async def test_with_a_secret_that_cannot_sign_each_try_says_so_until_there_is_another(
+    out: DeliveryBench,
+) -> None:
+    out.keys.webhook = [Secret("It's a Secret to Everybody")]
+    await out.publish()
+    async with out.working():
+        await out.until(lambda f: f[0].state == "retrying")
+        out.keys.webhook = [SECRET]
+        (delivery,) = await out.until(all_are("success"))
+    first, *_ = await out.attempts(delivery.id)
+    assert (first.failure_reason, first.response_status) == ("BAD_SECRET", 0)
+    assert len(out.receiver.got) == 1
+
+
 async def test_an_inactive_endpoint_lets_them_wait(out: DeliveryBench) -> None:
     await out.want(is_active=False)
     await out.publish()
