@@ -34,6 +34,8 @@ ENDPOINTS: Final = 4
 ORDERED: Final = "endpoint3"
 DEAD: Final = "dead"
 """The endpoint that nobody listens for, of the first tenant, which takes all."""
+AT_ONCE: Final = 8
+"""Tenants whose events are published together; each takes one of the pool's connections."""
 RETRIES: Final = ["0.1s"] * 100
 LOGGED: Final = """
     SELECT d.id, d.tenant_id, d.endpoint, d.state, d.attempts, d.response_status,
@@ -138,12 +140,13 @@ class SentDeliveries:
     async def _publish(self, count: int) -> None:
         async with self.workers.database() as database, Evaluator() as evaluator:
             publishing = Publishing(database, self.keys, evaluator)
-            each = count // TENANTS
+            each, gate = count // TENANTS, asyncio.Semaphore(AT_ONCE)
 
             async def of(tenant_id: UUID) -> None:
-                new = iter([self._event(tenant_id) for _ in range(each)])
-                while batch := list(islice(new, MOST)):
-                    await publishing.publish(tenant_id, batch)
+                async with gate:
+                    new = iter([self._event(tenant_id) for _ in range(each)])
+                    while batch := list(islice(new, MOST)):
+                        await publishing.publish(tenant_id, batch)
 
             await asyncio.gather(*map(of, self._tenants))
 
