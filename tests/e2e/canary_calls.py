@@ -263,7 +263,9 @@ def _connected(calls: Calls) -> None:
     calls.told("complete", lambda: stub.CompleteOAuth(complete, timeout=CALL_S))
     again = grpc.StatusCode.NOT_FOUND
     calls.refused("complete again", again, lambda: stub.CompleteOAuth(complete, timeout=CALL_S))
-    calls.canaries["connected access_token"] = calls.resolve("account-token")
+    seeing = connection_pb2.GetConnectionRequest(name="tenants/acme/connections/account")
+    made_one = stub.GetConnection(seeing, timeout=CALL_S)
+    calls.canaries["connected access_token"] = calls.resolve(made_one.spec.credential)
     link = connection_pb2.CreateConnectLinkRequest(integration=begin.integration)
     made = stub.CreateConnectLink(link, timeout=CALL_S)
     # Its last 43 characters are its mark; before that stand ids.
