@@ -49,7 +49,7 @@ GLANCE_S: Final = 0.02
 
 NOTED: Final = {
     *("api_keys", "api_key_usage", "tenant_switches"),
-    *("audit_anchors", "platform_audit_anchors"),
+    *("audit_anchors", "platform_audit_anchors", "key_holders", "key_versions"),
 }
 """Tables of the registry in which it notes what no call has asked for."""
 
