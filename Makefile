@@ -72,13 +72,13 @@ format: setup ## Put the code into its form
 	$(BIN)/ruff format .
 
 test: setup ## Every test that belongs to a change
-	$(BIN)/pytest -n $(WORKERS) -q
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -q
 
 test-unit: setup ## The pure ones, in seconds
 	$(BIN)/pytest -q tests/unit tests/conformance
 
 test-integration: setup ## With real PostgreSQL and real servers
-	$(BIN)/pytest -n $(WORKERS) -q tests/integration tests/scenarios tests/migrations tests/e2e
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -q tests/integration tests/scenarios tests/migrations tests/e2e
 
 test-faults: setup ## Every failpoint, kill -9 at each
 	TENON_FAULTS=all $(BIN)/pytest -q tests/faults
