@@ -147,13 +147,13 @@ def main() -> None:
         os.environ["TENON_HOME"] = str(folder / "home")
         with embedded.start(folder / "state") as server, _process("--receive") as receiver:
             bench = DeliveriesBench(server, json.loads(_line(receiver))["port"])
-            few, bare, ratio = bench.rates(STORED[0])
+            few, bare, beside = bench.rates(STORED[0])
             _print("deliveries", few, f"aim {AIM}/s; {STORED[0]} stored", few / AIM)
-            _print("beside_bare", few, f"{bare:.0f}/s bare POSTs of the same bodies", ratio)
+            _print("beside_bare", few, f"{bare:.0f}/s bare POSTs of the same bodies", beside)
             for stored in STORED[1:]:
-                rate, _, _ = bench.rates(stored)
-                told = f"{few:.0f}/s with {STORED[0]} stored"
-                _print(f"deliveries_stored_{stored}", rate, told, rate / few)
+                rate, _, ratio = bench.rates(stored)
+                told = f"{few:.0f}/s with {STORED[0]} stored; ratio of what both are to bare POSTs"
+                _print(f"deliveries_stored_{stored}", rate, told, ratio / beside)
 
 
 class DeliveriesBench:
