@@ -5,6 +5,7 @@ import secrets
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -29,6 +30,28 @@ def _assemble(ms: int, tail: int) -> UUID:
     return UUID(int=ms << 80 | 0x7 << 76 | rand_a << 64 | 0b10 << 62 | rand_b)
 
 
+class _Randomness:
+    """Random bits, of which many are fetched at once.
+
+    To fetch them is a system call that lets other threads go first, which at every id costs a
+    server more than the id (measured: 25 µs against 2).
+    """
+
+    _FETCHED: Final = 4096
+
+    def __init__(self) -> None:
+        self._bytes, self._at = b"", 0
+
+    def bits(self, count: int) -> int:
+        """A number of that many bits; no bit is given twice."""
+        size = (count + 7) // 8
+        if self._at + size > len(self._bytes):
+            self._bytes, self._at = secrets.token_bytes(self._FETCHED), 0
+        drawn = self._bytes[self._at : self._at + size]
+        self._at += size
+        return int.from_bytes(drawn, "big") >> (8 * size - count)
+
+
 class OrderedIds:
     """UUIDv7s that only ever grow, also within a millisecond and when the clock steps back.
 
@@ -37,6 +60,7 @@ class OrderedIds:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._random = _Randomness()
         self._ms = -1
         self._tail = 0
 
@@ -44,11 +68,11 @@ class OrderedIds:
         """An id greater than every one given before; its time is `now_ms` or the last one's."""
         with self._lock:
             if now_ms > self._ms:
-                self._ms, self._tail = now_ms, secrets.randbits(_SEED_BITS)
+                self._ms, self._tail = now_ms, self._random.bits(_SEED_BITS)
             else:
-                self._tail += 1 + secrets.randbits(_STEP_BITS)
+                self._tail += 1 + self._random.bits(_STEP_BITS)
                 if self._tail >> _TAIL_BITS:
-                    self._ms, self._tail = self._ms + 1, secrets.randbits(_SEED_BITS)
+                    self._ms, self._tail = self._ms + 1, self._random.bits(_SEED_BITS)
             return _assemble(self._ms, self._tail)
 
 
@@ -135,14 +159,15 @@ def collection_of(kind: str) -> str:
     return f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
 
 
-def _parts(text: str, pattern: str) -> list[str]:
+@lru_cache(maxsize=8192)
+def _parts(text: str, pattern: str) -> tuple[str, ...]:
     wanted, given = pattern.split("/"), text.split("/")
     if len(wanted) != len(given):
         raise BadName(f"a name of the form {pattern} is needed")
     pairs = list(zip(wanted, given, strict=True))
     if any(want != part for want, part in pairs if not want.startswith("{")):
         raise BadName(f"a name of the form {pattern} is needed")
-    return [_checked(want, part) for want, part in pairs if want.startswith("{")]
+    return tuple(_checked(want, part) for want, part in pairs if want.startswith("{"))
 
 
 def _checked(want: str, part: str) -> str:

@@ -8,10 +8,10 @@ import asyncio
 import ipaddress
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import count
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 from uuid import UUID
@@ -36,6 +36,10 @@ LONGEST_CALL_S = 70.0
 # A caller's own request id goes into logs and audit events, so not any text will do.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 LONGEST_REASON: Final = 500
+
+PROCESS: Final = str(uuid7())
+"""What the request ids of this process begin with: a call is numbered, which costs it nothing."""
+_numbers = count(1)
 
 NOBODY = Principal(UUID(int=0), "nobody", "nobody")
 
@@ -79,7 +83,8 @@ class Call:
     @property
     def reason(self) -> str:
         """Why the caller does it, in one line of theirs; metadata holds it percent-encoded."""
-        return spaced(unquote(self.metadata.get(REASON, ""))[:LONGEST_REASON])
+        said = self.metadata.get(REASON)
+        return spaced(unquote(said)[:LONGEST_REASON]) if said else ""
 
     @property
     def role(self) -> str:
@@ -284,10 +289,7 @@ class Frame:
         self._rule = rule
         self._gates = gates
 
-    @asynccontextmanager
-    async def around(
-        self, message: Message | First, context: Any, *, bounded: bool
-    ) -> AsyncIterator[Call]:
+    def around(self, message: Message | First, context: Any, *, bounded: bool) -> "Passage":
         """Let the call through the gates, or end it with the status its error means.
 
         `message` is the request, or what waits for the first one of a stream: a gate does.
@@ -297,15 +299,7 @@ class Frame:
             call.message = message
         else:
             call.first = message
-        trace = telemetry.parse_traceparent(call.metadata.get("traceparent", ""))
-        with telemetry.bind(trace, request_id=call.request_id, method=self._rule.method):
-            try:
-                async with asyncio.timeout(_bound(context) if bounded else None):
-                    for gate in self._gates:
-                        await gate(call)
-                    yield call
-            except Exception as error:  # noqa: BLE001 - nothing unnamed may leave
-                await self._end(context, call, error)
+        return Passage(call, self._gates, context, _bound(context) if bounded else None)
 
     async def look_again(self, call: Call) -> None:
         """Put a stream's call to the gates once more; raises where it may not go on.
@@ -327,19 +321,63 @@ class Frame:
             message=NO_MESSAGE,
             metadata=metadata,
             peer=peer,
-            request_id=asked if REQUEST_ID.fullmatch(asked) else str(uuid7()),
+            request_id=asked if REQUEST_ID.fullmatch(asked) else f"{PROCESS}-{next(_numbers):x}",
             secure=local or is_encrypted(channel),
             certificate=certified(channel),
         )
 
-    async def _end(self, context: Any, call: Call, error: Exception) -> None:
+
+class Passage:
+    """A call within the frame.
+
+    A class and no generator, since it is entered at every call.
+    """
+
+    __slots__ = ("_bound", "_call", "_context", "_gates", "_ids")
+
+    def __init__(
+        self, call: Call, gates: Sequence[Gate], context: Any, bound_s: float | None
+    ) -> None:
+        self._call, self._gates, self._context = call, gates, context
+        trace = telemetry.parse_traceparent(call.metadata.get("traceparent", ""))
+        self._ids = telemetry.bind(trace, request_id=call.request_id, method=call.rule.method)
+        self._bound = asyncio.timeout(bound_s)
+
+    async def __aenter__(self) -> Call:
+        """The call, past the gates."""
+        self._ids.__enter__()
+        await self._bound.__aenter__()
+        try:
+            for gate in self._gates:
+                await gate(self._call)
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self._call
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: Any
+    ) -> None:
+        """Answer what was raised with its status."""
+        try:
+            await self._bound.__aexit__(kind, error, at)
+        except TimeoutError:
+            error = errors.DeadlineExceeded("the call took too long")
+        try:
+            # Nothing unnamed may leave.
+            if isinstance(error, Exception):
+                await self._end(error)
+        finally:
+            self._ids.__exit__()
+
+    async def _end(self, error: Exception) -> None:
         if isinstance(error, TimeoutError):
             error = errors.DeadlineExceeded("the call took too long")
         if not isinstance(error, errors.TenonError) or isinstance(error, errors.Internal):
             log.error("internal error: %s", type(error).__name__, exc_info=error)
         if not isinstance(error, errors.TenonError):
             error = errors.Internal(type(error).__name__)
-        await context.abort_with_status(to_status(error, call.request_id))
+        await self._context.abort_with_status(to_status(error, self._call.request_id))
 
 
 @lru_cache(maxsize=4096)

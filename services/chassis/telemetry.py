@@ -7,8 +7,7 @@ import secrets
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -88,18 +87,30 @@ def current_ids() -> Mapping[str, str]:
     return {**_ids.get(), **({"trace_id": trace.trace_id} if trace else {})}
 
 
-@contextmanager
-def bind(trace: Trace | None = None, /, **ids: str) -> Iterator[None]:
-    """Puts ids, and a trace if given, on every log line of this task until the block ends."""
-    outer_ids, outer_trace = _ids.get(), _trace.get()
-    _ids.set({**outer_ids, **ids})
-    _trace.set(trace or outer_trace)
-    try:
-        yield
-    finally:
+class Binding:
+    """Ids and a trace on every log line of this task until the block ends."""
+
+    __slots__ = ("_ids", "_outer", "_trace")
+
+    def __init__(self, trace: Trace | None, ids: Mapping[str, str]) -> None:
+        self._trace, self._ids = trace, ids
+
+    def __enter__(self) -> None:
+        """Put them there, beside those that are there."""
+        self._outer = outer_ids, outer_trace = _ids.get(), _trace.get()
+        _ids.set({**outer_ids, **self._ids})
+        _trace.set(self._trace or outer_trace)
+
+    def __exit__(self, *_: object) -> None:
+        """Put back what was there."""
         # Not by token: an abandoned stream is closed from another task, where tokens do not count.
-        _ids.set(outer_ids)
-        _trace.set(outer_trace)
+        _ids.set(self._outer[0])
+        _trace.set(self._outer[1])
+
+
+def bind(trace: Trace | None = None, /, **ids: str) -> Binding:
+    """Puts ids, and a trace if given, on every log line of this task until the block ends."""
+    return Binding(trace, ids)
 
 
 def configure_logging(service: str, log_format: str = "json", level: str = "INFO") -> None:

@@ -62,11 +62,14 @@ class Access:
     grants: tuple[Grant, ...]
     state: State = "active"
     permissions: frozenset[str] = field(init=False)
+    needs_reason: bool = field(init=False)
+    """Whether any of the grants does."""
 
     def __post_init__(self) -> None:
-        """Gather what the grants allow together: it is asked at every call."""
+        """Gather what is asked at every call: what the grants allow together, and how."""
         held = frozenset[str]().union(*(grant.permissions for grant in self.grants))
         object.__setattr__(self, "permissions", held)
+        object.__setattr__(self, "needs_reason", any(one.needs_reason for one in self.grants))
 
     @property
     def role(self) -> str:
@@ -117,9 +120,9 @@ class Principal:
 
     def may(self, permission: str, named: str) -> bool:
         """Whether it has a permission in a tenant, by the tenant's grants or the platform's."""
-        return any(
-            access is not None and permission in access.permissions
-            for access in (self.access(named), self.platform)
+        own, platform = self.access(named), self.accesses.get(PLATFORM)
+        return (own is not None and permission in own.permissions) or (
+            platform is not None and permission in platform.permissions
         )
 
     def may_change(self, permission: str, named: str, kind: str, source: str) -> bool:
@@ -128,7 +131,7 @@ class Principal:
 
     def without_reason(self) -> "Principal":
         """The same one with only what it may do without saying why."""
-        if not any(grant.needs_reason for one in self.accesses.values() for grant in one.grants):
+        if not any(access.needs_reason for access in self.accesses.values()):
             return self
         return replace(
             self,
