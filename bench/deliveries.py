@@ -35,17 +35,18 @@ from services.chassis.egress import Egress, parse_allow
 from services.chassis.ids import uuid7
 from services.chassis.process import background, ready_until_told
 from services.chassis.secret import Secret
-from services.executor import events, lanes, steering
-from services.executor.credentials import LeasedKey, Resolved
 from services.executor.deliveries.messages import message
 from services.executor.deliveries.policies import KIND, policy_of
 from services.executor.deliveries.sending import Sending
-from services.executor.events import PUBLISHED
-from services.executor.recorder import Recorder
+from services.executor.engine import lanes, steering
+from services.executor.engine.recorder import Recorder
+from services.executor.engine.worker import Worker, WorkerLimits
+from services.executor.events import accepting
+from services.executor.events.accepting import PUBLISHED
+from services.executor.registry.credentials import LeasedKey, Resolved
 from services.executor.sealing import Row, sealed_bytes
 from services.executor.store import projected
 from services.executor.store.projected import ProjectedObject
-from services.executor.worker import Worker, WorkerLimits
 
 TENANTS: Final = 200
 ENDPOINTS_A_TENANT: Final = 5
@@ -250,11 +251,11 @@ def _endpoint(url: str, number: int) -> ProjectedObject:
 def _rows(tenant_id: UUID, endpoint: ProjectedObject) -> tuple[tuple[Any, ...], ...]:
     """A delivery that is due, in the order of COPY."""
     event_id, delivery_id, keys = uuid7(), uuid7(), Keys()
-    row = Row(events.TABLE, tenant_id, event_id)
+    row = Row(accepting.TABLE, tenant_id, event_id)
     sealed = (
-        keys.seal(row, events.BODY, DATA),
+        keys.seal(row, accepting.BODY, DATA),
         keys.id,
-        keys.seal(row, events.HEADERS, b"{}"),
+        keys.seal(row, accepting.HEADERS, b"{}"),
     )
     return (
         (tenant_id, event_id, PUBLISHED, TYPE, str(event_id), "{}", *sealed),

@@ -33,14 +33,15 @@ from services.chassis.database import Database
 from services.chassis.evaluator import Evaluator
 from services.chassis.ids import uuid7
 from services.chassis.secret import Secret
-from services.executor import ingress, lanes
-from services.executor.credentials import LeasedKey, Resolved
-from services.executor.inbound import Inbound
-from services.executor.registry_connecting import RegistryConnecting
+from services.executor.engine import lanes
+from services.executor.ingress import server
+from services.executor.ingress.inbound import Inbound
+from services.executor.registry.connecting import RegistryConnecting
+from services.executor.registry.credentials import LeasedKey, Resolved
+from services.executor.registry.uses import Uses
 from services.executor.store import projected, tenants
 from services.executor.store.projected import ProjectedObject
 from services.executor.store.tenants import ProjectedTenant
-from services.executor.uses import Uses
 from services.providers.catalog import Catalog
 from services.sandbox.sender import webhook_headers
 
@@ -263,7 +264,7 @@ async def serve() -> None:
         open_channel("127.0.0.1:1") as nowhere,
     ):
         inbound = Inbound(database, Known(), Catalog.load(), evaluator, Uses())
-        async with ingress.serving(inbound, RegistryConnecting(nowhere), "127.0.0.1", 0) as port:
+        async with server.serving(inbound, RegistryConnecting(nowhere), "127.0.0.1", 0) as port:
             await _until_stopped(port)
 
 

@@ -33,10 +33,10 @@ from services.chassis.database import Database, Statement
 from services.chassis.ids import uuid7
 from services.chassis.process import background
 from services.chassis.secret import Secret
-from services.executor import lanes, steering
-from services.executor.recorder import Recorder
-from services.executor.work import Claimed, Done, LanePolicy, Why, WorkItem
-from services.executor.worker import Worker, WorkerLimits
+from services.executor.engine import lanes, steering
+from services.executor.engine.recorder import Recorder
+from services.executor.engine.work import Claimed, Done, LanePolicy, Why, WorkItem
+from services.executor.engine.worker import Worker, WorkerLimits
 
 TENANTS: Final = 200
 LANES_A_TENANT: Final = 5

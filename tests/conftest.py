@@ -20,7 +20,7 @@ from migrations.roles import Roles
 from services import embedded
 from services.chassis.database import Database
 from services.chassis.secret import Secret
-from services.executor import lanes
+from services.executor.engine import lanes
 
 TEMPLATE = "template_migrated"
 # Measured, without fsync: 0.04 s against 0.68 s for writing every page to the log.

@@ -7,10 +7,10 @@ from uuid import UUID
 from services.chassis.egress import ResponseLost, ResponseTooLarge
 from services.chassis.errors import FailedPrecondition, NotFound, TenonError
 from services.chassis.secret import Secret
-from services.executor.credentials import Resolved, Secrets
-from services.executor.standing import Stopped
+from services.executor.executions.standing import Stopped
+from services.executor.registry.credentials import Resolved, Secrets
+from services.executor.registry.uses import Uses, outcome_of, rate_limit_of
 from services.executor.store.projected import ProjectedObject
-from services.executor.uses import Uses, outcome_of, rate_limit_of
 from services.providers.auth import Credential
 from services.providers.calls import Call, Integration
 from services.providers.client import ProviderClient, ProviderResponse

@@ -14,8 +14,8 @@ from uuid import UUID
 
 from services.chassis import errors, failpoints
 from services.chassis.database import Database, Transaction
-from services.executor import lanes
-from services.executor.registry import Registry
+from services.executor.engine import lanes
+from services.executor.registry.client import Registry
 from services.executor.store import draining as store
 from services.executor.store.draining import ROWS, Leaving
 

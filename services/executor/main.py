@@ -36,49 +36,45 @@ from services.chassis.settings import SettingsError
 from services.chassis.telemetry import bind, remember
 from services.chassis.tenants import TenantFinder
 from services.chassis.usage import Counter, kept
-from services.executor import (
-    audit_shipping,
-    doctor,
-    draining,
-    ingress,
-    invalidations,
-    lanes,
-    projection,
-    scheduler,
-)
-from services.executor.activity import Activities
-from services.executor.audit_shipping import Shipping
+from services.executor import draining
+from services.executor.audit.shipping import LEADER as AUDIT_SHIPPING
+from services.executor.audit.shipping import Shipping
 from services.executor.calling import Calling
 from services.executor.crew import supervise_crew
 from services.executor.deliveries.again import Again
 from services.executor.deliveries.reading import DeliveryLog
 from services.executor.deliveries.sending import Sending
 from services.executor.deliveries.trials import Trials
-from services.executor.doctor import Doctor
 from services.executor.draining import Draining
-from services.executor.dry_runs import DryRuns
-from services.executor.event_log import EventLog
-from services.executor.event_traces import EventTraces
-from services.executor.executions import Executions
-from services.executor.inbound import Inbound
+from services.executor.engine import doctor, lanes
+from services.executor.engine.doctor import Doctor
+from services.executor.engine.recorder import Recorder
+from services.executor.engine.switchboard import Switchboard
+from services.executor.engine.worker import Worker, WorkerLimits
+from services.executor.events.log import EventLog
+from services.executor.events.publishing import Publishing
+from services.executor.events.traces import EventTraces
+from services.executor.executions import scheduler
+from services.executor.executions.activity import Activities
+from services.executor.executions.dry_runs import DryRuns
+from services.executor.executions.running import Running
+from services.executor.executions.runs import Executions
+from services.executor.executions.scheduler import Scheduler
+from services.executor.executions.watching import Changes, Watches
+from services.executor.ingress import server
+from services.executor.ingress.inbound import Inbound
 from services.executor.metrics import Metrics
-from services.executor.projection import Projection
-from services.executor.publishing import Publishing
-from services.executor.recorder import Recorder
-from services.executor.registry import Registry
-from services.executor.registry_connecting import RegistryConnecting
-from services.executor.running import Running
-from services.executor.scheduler import Scheduler
+from services.executor.registry import invalidations, projection
+from services.executor.registry.client import Registry
+from services.executor.registry.connecting import RegistryConnecting
+from services.executor.registry.projection import Projection
+from services.executor.registry.uses import Uses
 from services.executor.servicers.delivery import DeliveryServicer
 from services.executor.servicers.event import EventServicer
 from services.executor.servicers.execution import ExecutionServicer
 from services.executor.servicers.lane import LaneServicer
 from services.executor.settings import ALL_ROLES, PREFIX, Settings
 from services.executor.store import cursor, retention, tenants
-from services.executor.switchboard import Switchboard
-from services.executor.uses import Uses
-from services.executor.watching import Changes, Watches
-from services.executor.worker import Worker, WorkerLimits
 from services.providers.catalog import Catalog
 from services.providers.client import ProviderClient
 
@@ -207,7 +203,7 @@ async def _webhooks(wired: Wired) -> AsyncIterator[Ports]:
         wired.uses,
         seal=settings.seal_payloads,
     )
-    async with ingress.serving(
+    async with server.serving(
         inbound,
         wired.connecting,
         settings.ingress_host,
@@ -254,7 +250,7 @@ LOOPS: Final = (
         draining.LEADER,
         lambda wired: Draining(wired.database, wired.registry, wired.settings.drain_s).follow,
     ),
-    leading(audit_shipping.LEADER, lambda wired: wired.shipping.follow),
+    leading(AUDIT_SHIPPING, lambda wired: wired.shipping.follow),
     leading(scheduler.LEADER, lambda wired: wired.scheduler.follow),
     leading(doctor.LEADER, lambda wired: wired.doctor.follow),
 )

@@ -11,10 +11,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from services.chassis.database import Database, PoolFigures
-from services.executor.audit_shipping import Shipping
-from services.executor.doctor import Doctor
-from services.executor.meters import KindMeter
-from services.executor.scheduler import Scheduler
+from services.executor.audit.shipping import Shipping
+from services.executor.engine.doctor import Doctor
+from services.executor.engine.meters import KindMeter
+from services.executor.executions.scheduler import Scheduler
 from services.executor.store.doctor import Load
 
 Row = TypeVar("Row")

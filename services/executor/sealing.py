@@ -8,7 +8,7 @@ from uuid import UUID
 
 from services.chassis import envelope
 from services.chassis.envelope import Place
-from services.executor.credentials import LeasedKey
+from services.executor.registry.credentials import LeasedKey
 
 EXECUTIONS: Final = "executor.executions"
 

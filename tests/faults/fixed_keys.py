@@ -7,7 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from services.chassis.secret import Secret
-from services.executor.credentials import LeasedKey, Resolved
+from services.executor.registry.credentials import LeasedKey, Resolved
 
 SEED: Final = "TENON_TEST_KEYS"
 """The environment's name for the number, in hex."""

@@ -25,7 +25,7 @@ from services import embedded
 from services.chassis.child import bound
 from services.chassis.database import Database
 from services.chassis.secret import Secret
-from services.executor import lanes
+from services.executor.engine import lanes
 from tests.family import ROOT, plain_environment, until
 from tests.faults.points import ALL, thinned
 from tests.faults.worker_process import ENVIRONMENT, LEASE_S

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from services.chassis import failpoints
 from services.chassis.database import Bound, Statement
 from services.chassis.telemetry import configure_logging
-from services.executor.work import Claimed, Done, Failed, Outcome, Why
+from services.executor.engine.work import Claimed, Done, Failed, Outcome, Why
 from tests.faults.worker_process import LEASE_S, recording, work
 
 KIND: Final = "noted"

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 from services.chassis.child import bound
 from services.chassis.evaluator import Evaluator
 from services.chassis.secret import Secret
-from services.executor.publishing import MOST, NewEvent, Publishing
+from services.executor.events.publishing import MOST, NewEvent, Publishing
 from services.executor.store import projected
 from services.executor.store.projected import ProjectedObject
 from tests.family import ROOT, plain_environment

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from services.executor import lanes
-from services.executor.work import LanePolicy, WorkItem
+from services.executor.engine import lanes
+from services.executor.engine.work import LanePolicy, WorkItem
 from tests.faults.killed_workers import KilledWorkers
 from tests.faults.lane_worker import KIND, LEDGER
 

@@ -8,10 +8,10 @@ from typing import Any, Final
 from services.chassis.database import Database
 from services.chassis.process import background, ready_until_told
 from services.chassis.secret import Secret
-from services.executor import lanes
-from services.executor.recorder import Recorder
-from services.executor.work import Kind
-from services.executor.worker import Worker, WorkerLimits
+from services.executor.engine import lanes
+from services.executor.engine.recorder import Recorder
+from services.executor.engine.work import Kind
+from services.executor.engine.worker import Worker, WorkerLimits
 
 ENVIRONMENT: Final = ("TENON_TEST_DATABASE_URL", "TENON_TEST_SYSTEM_DATABASE_URL")
 LEASE_S: Final = 3.0

@@ -15,10 +15,10 @@ from services.chassis import pages
 from services.chassis.database import Database, Transaction
 from services.chassis.errors import FailedPrecondition, NotFound
 from services.chassis.ids import uuid7_floor
-from services.executor import lanes
-from services.executor.audit import Deed, Doer, telling
+from services.executor.audit.outbox import Deed, Doer, telling
 from services.executor.deliveries.outgoing import endpoint_of
 from services.executor.deliveries.starting import work
+from services.executor.engine import lanes
 from services.executor.store import delivery_agains as store
 from services.executor.store import projected
 from services.executor.store.delivery_agains import Missed

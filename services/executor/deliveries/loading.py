@@ -14,9 +14,9 @@ from uuid import UUID
 
 from services.chassis.database import Answers, Bound, Database
 from services.chassis.errors import TenonError
+from services.executor.engine.work import Claimed
 from services.executor.store import deliveries as store
 from services.executor.store.deliveries import Taken, Wanted
-from services.executor.work import Claimed
 
 AT_ONCE: Final = 2
 """Reads on their way; the second is made ready while the first is read."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from services.executor.work import Breaker, LanePolicy, Ordering
+from services.executor.engine.work import Breaker, LanePolicy, Ordering
 
 KIND: Final = "delivery"
 BREAKER: Final = Breaker(threshold=10, reset_s=60)

@@ -21,20 +21,20 @@ from services.chassis.egress import Egress, EgressError
 from services.chassis.envelope import Unsealable
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, TenonError
 from services.chassis.secret import Secret
-from services.executor import events
-from services.executor.credentials import Resolved, Secrets
 from services.executor.deliveries import messages, requests, verdicts
 from services.executor.deliveries.loading import Loading
 from services.executor.deliveries.policies import KIND, seconds
 from services.executor.deliveries.starting import BODY, TABLE
 from services.executor.deliveries.verdicts import Verdict
-from services.executor.masking import sentence
+from services.executor.engine.work import Claimed, Done, Failed, Later, Notes, Outcome, Why
+from services.executor.events import accepting
+from services.executor.executions.masking import sentence
+from services.executor.registry.credentials import Resolved, Secrets
 from services.executor.sealing import Row, opened_bytes
 from services.executor.store import deliveries as store
 from services.executor.store.deliveries import Attempt, Taken
 from services.executor.store.lanes import SET_PAUSE
 from services.executor.store.projected import ProjectedObject, WayOut
-from services.executor.work import Claimed, Done, Failed, Later, Notes, Outcome, Why
 from services.providers.auth import Credential
 
 BEFORE_SEND: Final = failpoints.declare("delivery.before_send", "it is sent by the next worker")
@@ -175,7 +175,7 @@ class Sending:
             raise LookupError
         sealed = kept.data_key_id is not None
         opener = await self._secrets.lease_key(tenant_id, kept.data_key_id) if sealed else None
-        return messages.message(kept.id, delivery.event_type, events.opened(kept, opener).body)
+        return messages.message(kept.id, delivery.event_type, accepting.opened(kept, opener).body)
 
     async def _opened(
         self, tenant_id: UUID, way: WayOut

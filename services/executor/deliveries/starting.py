@@ -4,13 +4,13 @@ import hashlib
 from uuid import UUID
 
 from services.chassis.ids import uuid7
-from services.executor.credentials import LeasedKey
 from services.executor.deliveries.policies import KIND, policy_of
+from services.executor.engine.work import Started, WorkItem
+from services.executor.registry.credentials import LeasedKey
 from services.executor.sealing import Row, sealed_bytes
 from services.executor.store import deliveries as store
 from services.executor.store.deliveries import NewDelivery
 from services.executor.store.projected import ProjectedObject
-from services.executor.work import Started, WorkItem
 
 TABLE = "executor.deliveries"
 BODY = "sealed_body"

@@ -7,11 +7,11 @@ from uuid import UUID
 from services.chassis.database import Database
 from services.chassis.errors import FailedPrecondition
 from services.chassis.ids import uuid7
-from services.executor import events
-from services.executor.credentials import Secrets
 from services.executor.deliveries.outgoing import endpoint_of
-from services.executor.events import Event
-from services.executor.routing import Route
+from services.executor.events import accepting
+from services.executor.events.accepting import Event
+from services.executor.events.routing import Route
+from services.executor.registry.credentials import Secrets
 from services.executor.store import delivery_pages
 from services.executor.store.projected import ProjectedObject
 
@@ -41,8 +41,8 @@ class Trials:
                     f"webhookEndpoints/{endpoint} is inactive", reason="ENDPOINT_INACTIVE"
                 )
             event = _event(tenant_id, endpoint)
-            drafted = events.draft(event, [Route(NOBODYS, target)], key, seal=self._seal)
-            await events.accept(tx, [drafted])
+            drafted = accepting.draft(event, [Route(NOBODYS, target)], key, seal=self._seal)
+            await accepting.accept(tx, [drafted])
             (delivery_id,) = await delivery_pages.of_event(tx, tenant_id, event.id)
         return delivery_id
 

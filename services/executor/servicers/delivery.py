@@ -3,10 +3,10 @@
 from tenon.executor.v1 import delivery_service_pb2 as pb
 
 from services.chassis.interceptors import Call
-from services.executor import delivery_messages as messages
-from services.executor.audit import doer_of
+from services.executor.audit.outbox import doer_of
 from services.executor.deliveries.again import Again
 from services.executor.deliveries.reading import DeliveryLog
+from services.executor.messages import deliveries as messages
 
 
 class DeliveryServicer:

@@ -3,11 +3,11 @@
 from tenon.executor.v1 import event_service_pb2 as pb
 
 from services.chassis.interceptors import Call
-from services.executor import event_messages as messages
 from services.executor.deliveries.trials import Trials
-from services.executor.event_log import EventLog
-from services.executor.event_traces import EventTraces
-from services.executor.publishing import Publishing
+from services.executor.events.log import EventLog
+from services.executor.events.publishing import Publishing
+from services.executor.events.traces import EventTraces
+from services.executor.messages import events as messages
 
 
 class EventServicer:

@@ -7,12 +7,12 @@ from tenon.executor.v1 import execution_service_pb2 as pb
 
 from services.chassis.ids import parse_name
 from services.chassis.interceptors import Call
-from services.executor import messages
-from services.executor.activity import Activities
-from services.executor.audit import doer_of
-from services.executor.dry_runs import DryRuns
-from services.executor.executions import Executions
-from services.executor.watching import Watches
+from services.executor.audit.outbox import doer_of
+from services.executor.executions.activity import Activities
+from services.executor.executions.dry_runs import DryRuns
+from services.executor.executions.runs import Executions
+from services.executor.executions.watching import Watches
+from services.executor.messages import executions as messages
 
 
 class ExecutionServicer:

@@ -3,9 +3,9 @@
 from tenon.executor.v1 import lane_service_pb2 as pb
 
 from services.chassis.interceptors import Call
-from services.executor import lane_messages as messages
-from services.executor.audit import doer_of
-from services.executor.switchboard import Switchboard
+from services.executor.audit.outbox import doer_of
+from services.executor.engine.switchboard import Switchboard
+from services.executor.messages import lanes as messages
 
 
 class LaneServicer:

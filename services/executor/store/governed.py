@@ -1,4 +1,5 @@
-"""What lanes and their tenant are governed by, read and changed; see `services.executor.governing`.
+"""What lanes and their tenant are governed by, read and changed; see
+`services.executor.engine.governing`.
 
 Parameters: `tenant_id`, `kinds`, `lane_ids`, and with them `owners`, one for each.
 """

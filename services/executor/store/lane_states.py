@@ -12,7 +12,7 @@ from sqlalchemy import Integer, String, Uuid, and_, bindparam, case, func, liter
 from sqlalchemy.sql.elements import ColumnElement
 
 from services.chassis.database import Bound, Database, Statement, Transaction
-from services.executor.standstill import LaneState
+from services.executor.engine.standstill import LaneState
 from services.executor.store.lanes import (
     MINE,
     NEVER,

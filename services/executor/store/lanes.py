@@ -1,4 +1,4 @@
-"""The statements on tenant lanes and lanes; `services.executor.lanes` says in which order and why.
+"""The statements on tenant lanes and lanes; `engine.lanes` says in which order and why.
 
 Level 1 is the tenant lane, level 2 the lanes of one tenant. Parameters: `tenant_id`, `lane_id`,
 `lane_ids`, `claim_id`, `lease` (timedelta) and `delay` (timedelta), and what is named where it is

@@ -1,4 +1,4 @@
-"""The statements on rows of `work`; `services.executor.lanes` says in which order and why.
+"""The statements on rows of `work`; `services.executor.engine.lanes` says in which order and why.
 
 Parameters are arrays over the items of one tenant, `works` being their ids; times are the
 database's, delays and leases intervals.

@@ -10,7 +10,7 @@ import pytest
 from services.chassis.channel import open_channel
 from services.chassis.database import Database
 from services.chassis.secret import Secret
-from services.executor.registry import Registry
+from services.executor.registry.client import Registry
 from tests.integration.executor.execution_bench import ExecutionBench, execution_bench
 from tests.integration.executor.ingress_house import House, ingress_house
 from tests.integration.executor.lane_bench import LaneBench

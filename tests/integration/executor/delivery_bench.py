@@ -14,13 +14,13 @@ from services.chassis.database import Database
 from services.chassis.egress import Egress, Limits, parse_allow
 from services.chassis.evaluator import Evaluator
 from services.chassis.secret import Secret
-from services.executor.credentials import Resolved
 from services.executor.deliveries.sending import Sending
-from services.executor.publishing import NewEvent, Publishing
-from services.executor.recorder import Recorder
+from services.executor.engine.recorder import Recorder
+from services.executor.engine.worker import Worker, WorkerLimits
+from services.executor.events.publishing import NewEvent, Publishing
+from services.executor.registry.credentials import Resolved
 from services.executor.store import delivery_pages, projected
 from services.executor.store.projected import ProjectedObject
-from services.executor.worker import Worker, WorkerLimits
 from tests.integration.executor.execution_bench import Vault
 
 SECRET: Final = Secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")

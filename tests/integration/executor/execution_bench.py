@@ -15,23 +15,24 @@ from services.chassis.envelope import Unsealable
 from services.chassis.errors import TenonError
 from services.chassis.evaluator import Evaluator
 from services.chassis.secret import Secret
-from services.executor import executions, turns
-from services.executor.activity import Activities
 from services.executor.calling import Calling
-from services.executor.credentials import LeasedKey, Resolved
-from services.executor.dry_runs import DryRuns
-from services.executor.executions import KIND, Executions, Run, RunRequest
-from services.executor.progress import Progress
-from services.executor.recorder import Recorder
-from services.executor.running import Running
+from services.executor.engine import turns
+from services.executor.engine.recorder import Recorder
+from services.executor.engine.work import Claimed
+from services.executor.engine.worker import Worker, WorkerLimits
+from services.executor.executions import runs
+from services.executor.executions.activity import Activities
+from services.executor.executions.dry_runs import DryRuns
+from services.executor.executions.progress import Progress
+from services.executor.executions.running import Running
+from services.executor.executions.runs import KIND, Executions, Run, RunRequest
+from services.executor.executions.watching import Changes, Watches
+from services.executor.registry.credentials import LeasedKey, Resolved
+from services.executor.registry.uses import Uses
 from services.executor.servicers.execution import ExecutionServicer
 from services.executor.store import projected
 from services.executor.store.executions import Execution
 from services.executor.store.projected import ProjectedObject
-from services.executor.uses import Uses
-from services.executor.watching import Changes, Watches
-from services.executor.work import Claimed
-from services.executor.worker import Worker, WorkerLimits
 from services.providers.catalog import Catalog
 from services.providers.client import ProviderClient
 from services.sandbox.server import Box, sandbox
@@ -184,7 +185,7 @@ class ExecutionBench:
             input={"event": {"type": "issues.opened", "payload": values}, "input": {}},
         )
         async with self.database.tenant(self.tenant_id) as tx:
-            return await executions.start(tx, run, self.vault.key)
+            return await runs.start(tx, run, self.vault.key)
 
     async def run(
         self, *steps: dict[str, Any], whole: Mapping[str, Any] | None = None, **values: Any

@@ -16,14 +16,15 @@ from services.chassis.channel import open_channel
 from services.chassis.database import Database
 from services.chassis.evaluator import Evaluator
 from services.chassis.secret import Secret
-from services.executor import events, ingress
-from services.executor.inbound import Inbound
-from services.executor.projection import Projection
-from services.executor.registry import Registry
-from services.executor.registry_connecting import RegistryConnecting
+from services.executor.events import accepting
+from services.executor.ingress import server
+from services.executor.ingress.inbound import Inbound
+from services.executor.registry.client import Registry
+from services.executor.registry.connecting import RegistryConnecting
+from services.executor.registry.projection import Projection
+from services.executor.registry.uses import Uses
 from services.executor.store import events as store
 from services.executor.store.events import Kept
-from services.executor.uses import Uses
 from services.providers.catalog import Catalog
 from services.sandbox.sender import send_webhook
 from tests.integration.executor.running_registry import Document, RunningRegistry, document
@@ -121,7 +122,7 @@ class House:
         kept = await store.find(self.database, self.tenant_id, event_id)
         assert kept is not None
         key = await self.registry.lease_key(self.tenant_id, kept.data_key_id)
-        return events.opened(kept, key)
+        return accepting.opened(kept, key)
 
     async def want(self, *documents: Document) -> None:
         await self.service.apply("acme", *documents)
@@ -146,7 +147,7 @@ async def ingress_house(
     async with (
         evaluator,
         open_channel(registry_service.target, key=registry_service.service_key) as channel,
-        ingress.serving(inbound, RegistryConnecting(channel), "127.0.0.1", 0) as port,
+        server.serving(inbound, RegistryConnecting(channel), "127.0.0.1", 0) as port,
         aiohttp.ClientSession() as session,
     ):
         yield House(

@@ -8,10 +8,10 @@ from uuid import UUID, uuid4
 import psycopg
 
 from services.chassis.database import Database, Transaction
-from services.executor import lanes, turns
-from services.executor.recorder import Recorder, _Entry
-from services.executor.turns import Taken, Turn
-from services.executor.work import Claimed, ClaimLost, Done, LanePolicy, Outcome, WorkItem
+from services.executor.engine import lanes, turns
+from services.executor.engine.recorder import Recorder, _Entry
+from services.executor.engine.turns import Taken, Turn
+from services.executor.engine.work import Claimed, ClaimLost, Done, LanePolicy, Outcome, WorkItem
 
 POLICY = LanePolicy.__slots__
 

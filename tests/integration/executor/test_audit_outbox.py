@@ -11,10 +11,10 @@ from google.protobuf.json_format import ParseDict
 from tenon.registry.v1 import audit_service_pb2 as pb2
 
 from services.chassis.errors import InvalidArgument, NotFound, Unavailable
-from services.executor.audit import Deed, Doer, telling
-from services.executor.audit_shipping import AT_ONCE, FIRST_WAIT_S, Shipping
+from services.executor.audit.outbox import Deed, Doer, telling
+from services.executor.audit.shipping import AT_ONCE, FIRST_WAIT_S, Shipping
+from services.executor.engine.switchboard import Switchboard
 from services.executor.store.audit_outbox import Told
-from services.executor.switchboard import Switchboard
 from services.providers.catalog import Catalog
 from tests.integration.executor.lane_bench import LaneBench
 

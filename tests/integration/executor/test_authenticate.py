@@ -13,7 +13,7 @@ import pytest
 from services.chassis import errors
 from services.chassis.channel import open_channel
 from services.chassis.secret import Secret
-from services.executor.registry import Registry
+from services.executor.registry.client import Registry
 from tests.integration.executor.running_registry import Document, RunningRegistry, document
 
 Admin = psycopg.AsyncConnection[Any]

@@ -20,9 +20,9 @@ from hypothesis.stateful import (
 
 from services.chassis.database import Database
 from services.chassis.secret import Secret
-from services.executor import lanes, steering, turns
-from services.executor.recorder import TRIPPED
-from services.executor.work import Breaker, Claimed, Done, Failed, Later, Outcome
+from services.executor.engine import lanes, steering, turns
+from services.executor.engine.recorder import TRIPPED
+from services.executor.engine.work import Breaker, Claimed, Done, Failed, Later, Outcome
 from tests.integration.executor.lane_bench import LaneBench, pass_time
 
 Admin = psycopg.AsyncConnection[Any]

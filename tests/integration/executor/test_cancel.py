@@ -8,10 +8,10 @@ import psycopg
 import pytest
 
 from services.chassis.errors import Unavailable
-from services.executor import lanes, steering
-from services.executor.steering import Limits
-from services.executor.work import Claimed, LanePolicy, Later
-from services.executor.worker import WorkerLimits
+from services.executor.engine import lanes, steering
+from services.executor.engine.steering import Limits
+from services.executor.engine.work import Claimed, LanePolicy, Later
+from services.executor.engine.worker import WorkerLimits
 from tests.integration.executor.lane_bench import LaneBench, pass_time
 from tests.integration.executor.test_worker import NO_POLL, Recorded, listening, until, working
 

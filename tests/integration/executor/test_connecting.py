@@ -18,12 +18,12 @@ from services.chassis.channel import open_channel
 from services.chassis.database import Database
 from services.chassis.errors import Unavailable
 from services.chassis.evaluator import Evaluator
-from services.executor import ingress
-from services.executor.connecting import CALLBACK, COOKIE, HEADERS
-from services.executor.inbound import Inbound
-from services.executor.registry import Registry
-from services.executor.registry_connecting import RegistryConnecting
-from services.executor.uses import Uses
+from services.executor.ingress import server
+from services.executor.ingress.connecting import CALLBACK, COOKIE, HEADERS
+from services.executor.ingress.inbound import Inbound
+from services.executor.registry.client import Registry
+from services.executor.registry.connecting import RegistryConnecting
+from services.executor.registry.uses import Uses
 from services.providers.catalog import Catalog
 from services.sandbox.server import Box, sandbox
 from tests.integration.executor.running_registry import RunningRegistry, document
@@ -129,7 +129,7 @@ async def door(
     async with (
         evaluator,
         open_channel(registry_service.target, key=registry_service.service_key) as channel,
-        ingress.serving(inbound, RegistryConnecting(channel), "127.0.0.1", 0) as port,
+        server.serving(inbound, RegistryConnecting(channel), "127.0.0.1", 0) as port,
         aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
     ):
         yield Door(f"http://127.0.0.1:{port}", box, registry_service, session, admin)

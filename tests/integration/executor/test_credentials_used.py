@@ -15,15 +15,15 @@ from services.chassis.database import Database
 from services.chassis.errors import FailedPrecondition
 from services.chassis.process import background
 from services.chassis.usage import flush
-from services.executor import invalidations
 from services.executor.calling import Calling
-from services.executor.executions import Executions, RunRequest
-from services.executor.registry import Registry
-from services.executor.running import Running
+from services.executor.executions.running import Running
+from services.executor.executions.runs import Executions, RunRequest
+from services.executor.registry import invalidations
+from services.executor.registry.client import Registry
+from services.executor.registry.uses import Uses
 from services.executor.store import projected, tenants
 from services.executor.store.executions import Execution
 from services.executor.store.tenants import ProjectedTenant
-from services.executor.uses import Uses
 from services.sandbox.faults import Fault
 from services.sandbox.grants import Tokens
 from tests.integration.executor.credential_calls import (

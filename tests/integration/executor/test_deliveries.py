@@ -15,11 +15,11 @@ from services.chassis.database import Database
 from services.chassis.errors import NotFound
 from services.chassis.failpoints import Failpoint
 from services.chassis.secret import Secret
-from services.executor import steering
-from services.executor.credentials import Resolved
 from services.executor.deliveries.policies import KIND
 from services.executor.deliveries.sending import AFTER_SEND, BEFORE_SEND, GONE
-from services.executor.publishing import NewEvent
+from services.executor.engine import steering
+from services.executor.events.publishing import NewEvent
+from services.executor.registry.credentials import Resolved
 from services.executor.store import lane_states
 from tests.integration.executor.delivery_bench import (
     OLDER,

@@ -21,11 +21,11 @@ from services.chassis.interceptors import Call
 from services.chassis.server import Listen, Service, serving
 from services.chassis.status import from_rpc_error
 from services.chassis.tenancy import Principal
-from services.executor import steering
 from services.executor.deliveries.again import BATCHES, Again
 from services.executor.deliveries.reading import DeliveryLog
+from services.executor.engine import steering
+from services.executor.engine.steering import Limits
 from services.executor.servicers.delivery import DeliveryServicer
-from services.executor.steering import Limits
 from services.executor.store import projected
 from tests.integration.executor.delivery_bench import DeliveryBench, delivery_bench, subscription
 

@@ -11,9 +11,9 @@ import psycopg
 import pytest
 
 from services.chassis.database import Database
-from services.executor import doctor, lanes, steering
-from services.executor.doctor import Doctor
-from services.executor.work import Breaker, Claimed, Done, Failed, Later, Outcome
+from services.executor.engine import doctor, lanes, steering
+from services.executor.engine.doctor import Doctor
+from services.executor.engine.work import Breaker, Claimed, Done, Failed, Later, Outcome
 from tests.integration.executor.lane_bench import LaneBench
 from tests.integration.executor.test_worker import Recorded, working
 

@@ -6,8 +6,8 @@ from uuid import UUID
 import pytest
 
 from services.chassis.database import Database
-from services.executor import doors as doors_module
-from services.executor.doors import Doors
+from services.executor.ingress import doors as doors_module
+from services.executor.ingress.doors import Doors
 from services.executor.store import projected
 from tests.integration.executor.ingress_house import House, wanted
 from tests.integration.executor.running_registry import document

@@ -17,19 +17,20 @@ from services.chassis import errors
 from services.chassis.channel import open_channel
 from services.chassis.database import Database
 from services.chassis.purge import BATCH
-from services.executor import events, lanes
 from services.executor.draining import Draining
-from services.executor.events import Event
-from services.executor.intake import Intake
-from services.executor.projection import Projection
-from services.executor.registry import Registry
-from services.executor.registry_messages import Snapshot
-from services.executor.routing import Route
+from services.executor.engine import lanes
+from services.executor.engine.work import WorkItem
+from services.executor.events import accepting
+from services.executor.events.accepting import Event
+from services.executor.events.routing import Route
+from services.executor.ingress.intake import Intake
+from services.executor.registry.client import Registry
+from services.executor.registry.messages import Snapshot
+from services.executor.registry.projection import Projection
 from services.executor.store import cursor, deliveries, delivery_pages, projected, tenants
 from services.executor.store import draining as store
 from services.executor.store.deliveries import Attempt
 from services.executor.store.draining import ROWS
-from services.executor.work import WorkItem
 from tests.integration.executor.running_registry import RunningRegistry, document
 from tests.integration.executor.test_projection import following, until
 
@@ -109,7 +110,7 @@ async def deliver(database: Database, registry: Registry, tenant_id: UUID, key: 
     event = Event(tenant_id, endpoint, "push", key, {}, {}, b"canary-of-an-event")
     leased = await registry.lease_key(tenant_id)
     routes = [Route(subscription, connector), Route(subscription, out)]
-    known = await Intake(database).accept(events.draft(event, routes, leased))
+    known = await Intake(database).accept(accepting.draft(event, routes, leased))
     async with database.tenant(tenant_id) as tx:
         (delivery_id,) = await delivery_pages.of_event(tx, tenant_id, event.id)
         refused = Attempt(1, timedelta(seconds=1), 500, "HTTP_500", "canary of an answer")

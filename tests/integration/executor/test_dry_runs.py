@@ -10,7 +10,7 @@ import pytest
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.chassis.expressions import Json
 from services.chassis.secret import MASK
-from services.executor.dry_runs import DryRun, DryRunRequest, DryStep, Example
+from services.executor.executions.dry_runs import DryRun, DryRunRequest, DryStep, Example
 from tests.integration.executor.execution_bench import ISSUE, TOKEN, ExecutionBench, comment, step
 
 Admin = psycopg.AsyncConnection[Any]

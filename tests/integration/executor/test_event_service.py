@@ -20,12 +20,12 @@ from services.chassis.interceptors import Call
 from services.chassis.server import Listen, Service, serving
 from services.chassis.status import from_rpc_error
 from services.chassis.tenancy import Principal
-from services.executor import events
-from services.executor.credentials import LeasedKey
 from services.executor.deliveries.trials import Trials
-from services.executor.event_log import EventLog
-from services.executor.event_traces import EventTraces
-from services.executor.events import Event
+from services.executor.events import accepting
+from services.executor.events.accepting import Event
+from services.executor.events.log import EventLog
+from services.executor.events.traces import EventTraces
+from services.executor.registry.credentials import LeasedKey
 from services.executor.servicers.event import EventServicer
 from services.executor.store import projected
 from services.executor.store.projected import ProjectedObject
@@ -233,7 +233,7 @@ async def test_a_webhooks_trace_asks_those_that_are_subscribed_to_its_endpoint(
     await want(out, inbound, hears, subscription("other"))
     event = Event(out.tenant_id, inbound, "push", "d-1", {"x-kind": "a"}, None, b"no json")
     async with out.database.tenant(out.tenant_id) as tx:
-        await events.accept(tx, [events.draft(event, [], out.keys.key)])
+        await accepting.accept(tx, [accepting.draft(event, [], out.keys.key)])
     request = pb.TraceEventRequest(name=f"{PARENT}/events/{event.id}")
     traced = await stub.TraceEvent(request)
     assert traced.event.endpoint_uid == str(inbound.object_id)

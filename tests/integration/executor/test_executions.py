@@ -15,9 +15,9 @@ from services.chassis.errors import (
     Unavailable,
 )
 from services.executor.calling import Calling
-from services.executor.executions import Executions, RunRequest
-from services.executor.registry import Registry
-from services.executor.running import Running
+from services.executor.executions.running import Running
+from services.executor.executions.runs import Executions, RunRequest
+from services.executor.registry.client import Registry
 from services.executor.store import projected, tenants
 from services.executor.store.tenants import ProjectedTenant
 from services.sandbox.faults import Fault

@@ -12,8 +12,8 @@ from services.chassis.errors import (
     InvalidArgument,
     NotFound,
 )
-from services.executor.executions import Executions, Query
-from services.executor.worker import Worker
+from services.executor.engine.worker import Worker
+from services.executor.executions.runs import Executions, Query
 from services.sandbox.faults import Fault
 from tests.integration.executor.execution_bench import (
     ISSUE,
@@ -49,7 +49,7 @@ async def test_what_a_caller_waits_for_runs_at_once_where_nothing_waits(
 async def test_a_waiter_hears_of_an_end_in_its_own_process(
     runs: ExecutionBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.executor.executions.POLL_S", 60.0)
+    monkeypatch.setattr("services.executor.executions.runs.POLL_S", 60.0)
     await runs.want(step())
     async with runs.working():
         run = runs.executions.run(runs.request(wait_s=60))
@@ -102,7 +102,7 @@ async def test_a_wait_ends_with_the_run_as_it_is(runs: ExecutionBench) -> None:
 async def test_a_waiter_hears_of_an_end_in_another_process(
     runs: ExecutionBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.executor.executions.POLL_S", 60.0)
+    monkeypatch.setattr("services.executor.executions.runs.POLL_S", 60.0)
     runs.running._changes = type(runs.changes)(runs.database)
     await runs.want(step())
     following = asyncio.create_task(runs.changes.follow())

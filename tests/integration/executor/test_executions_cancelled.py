@@ -8,12 +8,12 @@ import psycopg
 import pytest
 
 from services.chassis.errors import NotFound
-from services.executor.audit import Doer
-from services.executor.executions import Executions, Query
+from services.executor.audit.outbox import Doer
+from services.executor.engine.work import ClaimLost
+from services.executor.engine.worker import Worker
+from services.executor.executions.runs import Executions, Query
+from services.executor.executions.watching import Changes
 from services.executor.store.executions import Execution
-from services.executor.watching import Changes
-from services.executor.work import ClaimLost
-from services.executor.worker import Worker
 from services.sandbox.faults import Fault
 from tests.integration.executor.execution_bench import ExecutionBench, NoRoom, comment, step, until
 

@@ -8,8 +8,8 @@ import pytest
 
 from services.chassis.errors import FailedPrecondition
 from services.chassis.secret import MASK
-from services.executor import running
-from services.executor.executions import RunRequest
+from services.executor.executions import running
+from services.executor.executions.runs import RunRequest
 from services.executor.store import projected, tenants
 from services.executor.store.tenants import ProjectedTenant
 from services.sandbox.faults import Fault

@@ -7,8 +7,8 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from services.executor.engine.work import ClaimLost
 from services.executor.store import executions as store
-from services.executor.work import ClaimLost
 from services.sandbox.faults import Fault
 from tests.integration.executor.execution_bench import (
     ExecutionBench,

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from services.chassis.errors import NotFound, ResourceExhausted
-from services.executor import watching
+from services.executor.executions import watching
+from services.executor.executions.watching import Changes
 from services.executor.store.executions import CHANGED_CHANNEL, Execution
-from services.executor.watching import Changes
 from services.sandbox.faults import Fault
 from tests.integration.executor.execution_bench import ExecutionBench, comment, step
 

@@ -17,17 +17,17 @@ import pytest
 from config import cli
 from services.chassis.database import Database
 from services.chassis.errors import Aborted
-from services.executor import steering, turns
-from services.executor.executions import KIND, Query
-from services.executor.governing import govern, policy_of
-from services.executor.projection import Projection
-from services.executor.registry import Registry
-from services.executor.steering import Limits
+from services.executor.engine import steering, turns
+from services.executor.engine.governing import govern, policy_of
+from services.executor.engine.steering import Limits
+from services.executor.engine.work import Claimed, Outcome
+from services.executor.engine.worker import Worker, WorkerLimits
+from services.executor.executions.runs import KIND, Query
+from services.executor.registry.client import Registry
+from services.executor.registry.projection import Projection
 from services.executor.store import lanes as store
 from services.executor.store import projected
 from services.executor.store.projected import ProjectedObject
-from services.executor.work import Claimed, Outcome
-from services.executor.worker import Worker, WorkerLimits
 from tests.integration.executor.execution_bench import ExecutionBench, step
 from tests.integration.executor.lane_bench import LaneBench
 from tests.integration.executor.running_registry import RunningRegistry

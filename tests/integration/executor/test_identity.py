@@ -22,7 +22,7 @@ from services.chassis.secret import Secret
 from services.chassis.server import Listen, serving
 from services.chassis.settings import SettingsError
 from services.executor.main import _channel
-from services.executor.registry import Registry
+from services.executor.registry.client import Registry
 from services.executor.settings import Settings
 from services.registry.access.control import MTLS, AccessControl
 from services.registry.access.issuers import Issuer

@@ -24,7 +24,8 @@ from services.chassis.envelope import Unsealable
 from services.chassis.failpoints import Arming, Failpoint
 from services.chassis.invalidation import Invalidation
 from services.chassis.secret import Secret
-from services.executor import events, ingress, intake
+from services.executor.events import accepting
+from services.executor.ingress import intake, server
 from services.executor.store import events as store
 from services.providers.signatures import sign
 from services.sandbox.sender import webhook_headers
@@ -276,7 +277,7 @@ async def test_nobody_reads_an_event_in_the_table_and_whoever_has_the_key_does(
     key = await house.registry.lease_key(house.tenant_id, stranger.data_key_id)
     with pytest.raises(Unsealable):
         # It was moved to another row.
-        events.opened(replace(stranger, id=kept.id), key)
+        accepting.opened(replace(stranger, id=kept.id), key)
 
 
 async def test_events_open_after_their_tenant_has_got_another_key(house: House) -> None:
@@ -316,7 +317,7 @@ async def test_a_secret_is_used_by_who_signs_with_it_and_by_no_stranger(house: H
 
 
 async def test_a_body_over_the_limit_is_refused_announced_or_not(house: House) -> None:
-    largest = b'"' + b"a" * (ingress.LARGEST_BODY - 2) + b'"'
+    largest = b'"' + b"a" * (server.LARGEST_BODY - 2) + b'"'
     headers = webhook_headers("issues", largest, SECRET, "d-1")
     assert (await house.post("/v1/acme/hook", BytesIO(largest), headers))[0] == 202
     too_large = largest + b" "
@@ -335,7 +336,7 @@ async def test_a_body_over_the_limit_is_refused_announced_or_not(house: House) -
 async def test_a_body_that_never_ends_is_given_up(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingress, "BODY_S", 0.1)
+    monkeypatch.setattr(server, "BODY_S", 0.1)
     never = asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:

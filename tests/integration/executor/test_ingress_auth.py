@@ -8,7 +8,7 @@ import pytest
 
 from services.chassis.invalidation import Invalidation
 from services.chassis.secret import Secret
-from services.executor.proofs import url_token
+from services.executor.ingress.proofs import url_token
 from services.sandbox.sender import webhook_headers
 from tests.integration.executor.credential_calls import rotated
 from tests.integration.executor.ingress_house import BODY, SECRET, House, wanted

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.proofs import url_token
+from services.executor.ingress.proofs import url_token
 from services.providers.catalog import Catalog
 from services.providers.manifest import Challenge
 from services.sandbox.sender import webhook_headers

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from services.executor import ingress
+from services.executor.ingress import server
 from services.sandbox.sender import webhook_headers
 from tests.integration.executor.ingress_house import SECRET, House
 
@@ -82,7 +82,7 @@ async def test_odd_bodies_are_kept_as_they_came_and_break_nothing(house: House) 
 async def test_bodies_that_drip_are_given_up_and_hold_nobody_up(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingress, "BODY_S", 3.0)
+    monkeypatch.setattr(server, "BODY_S", 3.0)
     drips = [await opened(house, "Content-Length: 1000") for _ in range(100)]
     answers = [asyncio.create_task(status(each)) for each in drips]
 
@@ -111,7 +111,7 @@ async def test_heads_that_never_end_are_given_up(hasty: None, house: House) -> N
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """An ingress that waits for a head a moment only."""
-    monkeypatch.setattr(ingress, "HEAD_S", 0.2)
+    monkeypatch.setattr(server, "HEAD_S", 0.2)
 
 
 @pytest.mark.parametrize(

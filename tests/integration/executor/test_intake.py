@@ -12,11 +12,13 @@ from services.chassis.database import Database
 from services.chassis.errors import NotFound, TenonError, Unavailable
 from services.chassis.ids import uuid7
 from services.chassis.secret import Secret
-from services.executor import events, intake, lanes
-from services.executor.credentials import LeasedKey
-from services.executor.events import Draft, Event
-from services.executor.intake import Busy, Intake
-from services.executor.routing import Route
+from services.executor.engine import lanes
+from services.executor.events import accepting
+from services.executor.events.accepting import Draft, Event
+from services.executor.events.routing import Route
+from services.executor.ingress import intake
+from services.executor.ingress.intake import Busy, Intake
+from services.executor.registry.credentials import LeasedKey
 from services.executor.store import projected, tenants
 from services.executor.store.projected import ProjectedObject
 from services.executor.store.tenants import ProjectedTenant
@@ -57,7 +59,7 @@ async def tenants_of(database: Database, count: int, *, enabled: bool = True) ->
 
 def drafted(tenant_id: UUID, key: str, *, starting: bool = False) -> Draft:
     event = Event(tenant_id, ENDPOINT, "push", key, {}, {}, b"{}")
-    return events.draft(event, [Route(ALL, CONNECTOR)] if starting else [], KEY)
+    return accepting.draft(event, [Route(ALL, CONNECTOR)] if starting else [], KEY)
 
 
 async def accepted(taking: Intake, drafts: Sequence[Draft]) -> list[Any]:

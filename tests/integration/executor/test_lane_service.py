@@ -18,13 +18,13 @@ from config import look
 from services.chassis.interceptors import Call
 from services.chassis.server import Listen, Service, serving
 from services.chassis.tenancy import Principal
-from services.executor import steering
+from services.executor.engine import steering
+from services.executor.engine.steering import Limits
+from services.executor.engine.switchboard import Switchboard
+from services.executor.engine.work import Breaker, Failed
 from services.executor.servicers.lane import LaneServicer
-from services.executor.steering import Limits
 from services.executor.store import projected
 from services.executor.store.projected import ProjectedObject
-from services.executor.switchboard import Switchboard
-from services.executor.work import Breaker, Failed
 from services.providers.catalog import Catalog
 from tests.integration.executor.lane_bench import LaneBench
 

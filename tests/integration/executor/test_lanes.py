@@ -10,11 +10,11 @@ import pytest
 
 from services.chassis.database import Database, Statement
 from services.chassis.errors import Internal, ResourceExhausted
-from services.executor import lanes, steering, turns
+from services.executor.engine import lanes, steering, turns
+from services.executor.engine.work import Claimed, Later
 from services.executor.store import lanes as store
 from services.executor.store import work as rows
 from services.executor.tables import LANES, TENANT_LANES, WORK
-from services.executor.work import Claimed, Later
 from tests.integration.executor.lane_bench import LaneBench, pass_time
 
 Admin = psycopg.AsyncConnection[Any]

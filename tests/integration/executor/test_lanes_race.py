@@ -1,6 +1,6 @@
 """Enqueueing against falling asleep, by named interleavings, at both levels.
 
-Each part of the protocol in `services.executor.lanes` is proven twice by one interleaving: with the
+Each part of the protocol in `services.executor.engine.lanes` is proven twice by one interleaving: with the
 part in place nothing is stranded, with it removed the same steps strand work, which is then there,
 due, and found by nobody.
 
@@ -20,12 +20,12 @@ import pytest
 from sqlalchemy import text
 
 from services.chassis.database import Statement, Transaction
-from services.executor import lanes, steering, turns
-from services.executor.steering import Limits
+from services.executor.engine import lanes, steering, turns
+from services.executor.engine.steering import Limits
+from services.executor.engine.turns import Taken, Turn
+from services.executor.engine.work import Breaker, Claimed, Done, LanePolicy, Later, Outcome
 from services.executor.store import lanes as store
 from services.executor.store import work as rows
-from services.executor.turns import Taken, Turn
-from services.executor.work import Breaker, Claimed, Done, LanePolicy, Later, Outcome
 from tests.integration.executor.lane_bench import LaneBench, pass_time
 
 Admin = psycopg.AsyncConnection[Any]

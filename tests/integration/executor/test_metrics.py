@@ -13,14 +13,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.chassis import metrics
 from services.chassis.database import Database
 from services.chassis.errors import InvalidArgument, Unavailable
-from services.executor.audit_shipping import Shipping
-from services.executor.doctor import Doctor
+from services.executor.audit.shipping import Shipping
+from services.executor.engine.doctor import Doctor
+from services.executor.engine.recorder import Recorder
+from services.executor.engine.work import Claimed, Done, Failed, Outcome
+from services.executor.engine.worker import Worker
+from services.executor.executions.scheduler import Scheduler
 from services.executor.metrics import Metrics
-from services.executor.recorder import Recorder
-from services.executor.scheduler import Scheduler
 from services.executor.store.audit_outbox import Told
-from services.executor.work import Claimed, Done, Failed, Outcome
-from services.executor.worker import Worker
 from tests.integration.executor.execution_bench import Vault
 from tests.integration.executor.lane_bench import LaneBench
 from tests.integration.executor.test_worker import Recorded

@@ -11,11 +11,11 @@ import psycopg
 import pytest
 
 from services.chassis.database import Database
-from services.executor import lanes, steering
-from services.executor.recorder import Recorder
+from services.executor.engine import lanes, steering
+from services.executor.engine.recorder import Recorder
+from services.executor.engine.work import Claimed, Done, Failed, Later, Outcome, WorkItem
+from services.executor.engine.worker import Worker, WorkerLimits
 from services.executor.store import lanes as store
-from services.executor.work import Claimed, Done, Failed, Later, Outcome, WorkItem
-from services.executor.worker import Worker, WorkerLimits
 from tests.integration.executor.lane_bench import LaneBench
 from tests.integration.executor.test_worker import Recorded, until
 

@@ -13,11 +13,11 @@ from services.chassis import errors
 from services.chassis.database import Database
 from services.chassis.failpoints import Arming, Failpoint, FailpointError
 from services.chassis.process import ended
-from services.executor import projection as projection_module
-from services.executor.projection import Projection
-from services.executor.registry import Registry
-from services.executor.registry_messages import Snapshot
-from services.executor.steering import Limits
+from services.executor.engine.steering import Limits
+from services.executor.registry import projection as projection_module
+from services.executor.registry.client import Registry
+from services.executor.registry.messages import Snapshot
+from services.executor.registry.projection import Projection
 from services.executor.store import cursor, projected, tenants
 from services.executor.store.projected import ProjectedObject
 from tests.integration.executor.running_registry import RunningRegistry, document

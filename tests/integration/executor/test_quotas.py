@@ -16,8 +16,8 @@ from services.chassis.interceptors import Call
 from services.chassis.server import Listen, Service, serving
 from services.chassis.status import from_rpc_error
 from services.chassis.tenancy import Principal
-from services.executor import steering
-from services.executor.steering import Limits
+from services.executor.engine import steering
+from services.executor.engine.steering import Limits
 from tests.integration.executor.execution_bench import ExecutionBench, step
 from tests.integration.executor.lane_bench import LaneBench
 

@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from services.chassis.database import Bound, Database, Statement
 from services.chassis.errors import InvalidArgument
-from services.executor.recorder import Recorder
-from services.executor.work import Breaker, Claimed, ClaimLost, Done, Failed, Later, Outcome
+from services.executor.engine.recorder import Recorder
+from services.executor.engine.work import Breaker, Claimed, ClaimLost, Done, Failed, Later, Outcome
 from tests.integration.executor.lane_bench import LaneBench
 from tests.integration.executor.test_ordering import deadlocks
 

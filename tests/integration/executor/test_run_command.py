@@ -13,7 +13,7 @@ from services.chassis.interceptors import Call
 from services.chassis.server import Listen, Service, serving
 from services.chassis.tenancy import Principal
 from services.command import main
-from services.executor.executions import Query
+from services.executor.executions.runs import Query
 from tests.integration.executor.execution_bench import ExecutionBench, step
 
 Tenon = Callable[..., Coroutine[Any, Any, int]]

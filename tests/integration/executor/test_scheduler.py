@@ -12,13 +12,14 @@ import pytest
 
 from services.chassis.database import Bound, Database
 from services.chassis.errors import Unavailable
-from services.executor import lanes, scheduler, steering
-from services.executor.credentials import LeasedKey
-from services.executor.executions import Query
-from services.executor.projection import Projection
-from services.executor.registry import Registry
-from services.executor.scheduler import Scheduler
-from services.executor.steering import Limits
+from services.executor.engine import lanes, steering
+from services.executor.engine.steering import Limits
+from services.executor.executions import scheduler
+from services.executor.executions.runs import Query
+from services.executor.executions.scheduler import Scheduler
+from services.executor.registry.client import Registry
+from services.executor.registry.credentials import LeasedKey
+from services.executor.registry.projection import Projection
 from services.executor.store import projected
 from services.executor.store.executions import Execution
 from services.executor.store.projected import ProjectedObject

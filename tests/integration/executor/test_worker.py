@@ -13,9 +13,9 @@ import psycopg
 import pytest
 
 from services.chassis.database import Database
-from services.executor.recorder import Recorder
-from services.executor.work import Claimed, Done, Outcome, Why
-from services.executor.worker import Worker, WorkerLimits
+from services.executor.engine.recorder import Recorder
+from services.executor.engine.work import Claimed, Done, Outcome, Why
+from services.executor.engine.worker import Worker, WorkerLimits
 from tests.integration.executor.lane_bench import LaneBench
 
 Admin = psycopg.AsyncConnection[Any]

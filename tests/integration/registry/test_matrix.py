@@ -26,7 +26,7 @@ from services.chassis.rules import Rule, rule_of
 from services.chassis.secret import Secret
 from services.chassis.server import Listen, Service, serving
 from services.chassis.status import from_rpc_error
-from services.executor.registry import Registry as RegistryClient
+from services.executor.registry.client import Registry as RegistryClient
 from services.executor.store import tenants as projected
 from services.registry.access.control import add_principal
 from services.registry.store.tenants import Tenants

@@ -13,7 +13,7 @@ from tenon.registry.v1 import principal_service_pb2 as principals
 from services.chassis import errors
 from services.chassis.channel import open_channel
 from services.chassis.usage import BUCKET_S, Counted, Stay, Use
-from services.executor.registry import Registry as RegistryClient
+from services.executor.registry.client import Registry as RegistryClient
 from services.registry.access.usage import Usage
 from services.registry.store import retention
 from tests.grants import grant

@@ -6,11 +6,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.executor import lanes
 from services.executor.deliveries.policies import BREAKER
-from services.executor.governing import Changes, Wanted, changes_of, lanes_of, policy_of
+from services.executor.engine import lanes
+from services.executor.engine.governing import Changes, Wanted, changes_of, lanes_of, policy_of
+from services.executor.engine.work import LanePolicy
 from services.executor.store.projected import ProjectedObject
-from services.executor.work import LanePolicy
 
 LANE = {"concurrency": 16, "rate_per_minute": 0, "ordering": "none"}
 

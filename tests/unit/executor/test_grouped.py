@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from services.chassis.errors import Unavailable
-from services.executor.grouped import Grouped
+from services.executor.ingress.grouped import Grouped
 
 
 class Asked:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.chassis.secret import MASK, Secret
-from services.executor.masking import LONGEST_SENTENCE, masked, sentence, without
+from services.executor.executions.masking import LONGEST_SENTENCE, masked, sentence, without
 
 SECRETS = [Secret("sesame-open"), Secret("4711"), Secret(""), Secret(b"\xff\xfe")]
 

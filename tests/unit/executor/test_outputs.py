@@ -6,7 +6,13 @@ import pytest
 
 from services.chassis.evaluator import Evaluator
 from services.chassis.expressions import Json
-from services.executor.outputs import DEEPEST, LARGEST_OUTPUT, FieldMapping, OutputInvalid, mapped
+from services.executor.executions.outputs import (
+    DEEPEST,
+    LARGEST_OUTPUT,
+    FieldMapping,
+    OutputInvalid,
+    mapped,
+)
 
 SEEN: dict[str, Any] = {
     "event": {"type": "issues.opened"},

@@ -10,9 +10,9 @@ from uuid import UUID
 import pytest
 
 from services.chassis.secret import Secret
-from services.executor import proofs
-from services.executor.credentials import Resolved, Values
-from services.executor.proofs import Delivery, NotLetIn, Proof, proof_of, prove, url_token
+from services.executor.ingress import proofs
+from services.executor.ingress.proofs import Delivery, NotLetIn, Proof, proof_of, prove, url_token
+from services.executor.registry.credentials import Resolved, Values
 from services.providers import signatures
 
 NOW = 1_700_000_000.0

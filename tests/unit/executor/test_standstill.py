@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from services.executor.standstill import LaneState, why
+from services.executor.engine.standstill import LaneState, why
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

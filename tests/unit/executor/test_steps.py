@@ -14,7 +14,7 @@ from services.chassis.egress import (
     Unsendable,
 )
 from services.chassis.evaluator import Evaluator
-from services.executor.steps import LARGEST_BODY, Step, Verdict, answered, unanswered
+from services.executor.executions.steps import LARGEST_BODY, Step, Verdict, answered, unanswered
 from services.providers.catalog import Catalog
 from services.providers.client import ProviderResponse
 from services.providers.failures import Failure

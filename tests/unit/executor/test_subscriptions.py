@@ -7,8 +7,8 @@ from uuid import UUID
 import pytest
 
 from services.chassis.evaluator import Evaluator
+from services.executor.events.subscriptions import matching, of_types
 from services.executor.store.projected import ProjectedObject
-from services.executor.subscriptions import matching, of_types
 
 EVENT = {
     "id": "018f",

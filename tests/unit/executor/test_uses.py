@@ -6,8 +6,8 @@ import pytest
 
 from services.chassis.errors import Unavailable
 from services.chassis.usage import flush
-from services.executor.credentials import Resolved
-from services.executor.uses import HOUR_S, Used, Uses, outcome_of, rate_limit_of
+from services.executor.registry.credentials import Resolved
+from services.executor.registry.uses import HOUR_S, Used, Uses, outcome_of, rate_limit_of
 from services.providers.client import ProviderResponse
 from services.providers.failures import Failure
 

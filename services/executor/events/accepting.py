@@ -1,0 +1,158 @@
+"""Events: accepted once, kept as they came, and routed, in one transaction.
+
+Webhooks share theirs with others' (`intake`); what a service publishes together has one of its own.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+from services.chassis.database import Bound, Database, Transaction
+from services.chassis.envelope import Unsealable
+from services.chassis.errors import Aborted
+from services.chassis.evaluator import Evaluator
+from services.chassis.ids import uuid7
+from services.executor.engine import lanes
+from services.executor.engine.work import Started
+from services.executor.events import routing
+from services.executor.events.routing import Route, Told
+from services.executor.registry.credentials import LeasedKey
+from services.executor.sealing import Row, opened_bytes, sealed_bytes
+from services.executor.store import events as store
+from services.executor.store.events import Kept
+from services.executor.store.projected import ProjectedObject
+
+PUBLISHED: Final = UUID(int=0)
+"""In place of the endpoint of an event that came by none."""
+TABLE: Final = "executor.events"
+HEADERS: Final = "sealed_headers"
+BODY: Final = "body"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One verified webhook, or what a service published: then it has no endpoint.
+
+    `headers` are the kept ones, in lower case; `payload` is what `body`, as it came, says in JSON,
+    None where it is not JSON.
+    """
+
+    tenant_id: UUID
+    endpoint: ProjectedObject | None
+    type: str
+    delivery_key: str
+    headers: Mapping[str, str]
+    payload: object = field(repr=False)
+    body: bytes = field(repr=False)
+    id: UUID = field(default_factory=uuid7)
+
+    @property
+    def endpoint_id(self) -> UUID:
+        """The endpoint it came by."""
+        return PUBLISHED if self.endpoint is None else self.endpoint.object_id
+
+
+async def taken_by(
+    database: Database,
+    event: Event,
+    subscriptions: Sequence[ProjectedObject],
+    evaluator: Evaluator,
+) -> list[Route]:
+    """Where an event goes. Raises Unavailable.
+
+    Outside any transaction: a filter may have to wait for its turn.
+    """
+    context = as_context(event)
+    view = evaluator.seeing({"event": context}, event.tenant_id)
+    return await routing.routes(database, event.tenant_id, subscriptions, context, view)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draft:
+    """An event, and what it starts where it is new."""
+
+    event: Event
+    kept: Kept
+    starts: Sequence[Started]
+
+    def accepting(self) -> Bound:
+        """Takes its receipt and keeps it; `store.events.accepted` takes the answer."""
+        return store.accepting(
+            self.kept,
+            endpoint_id=self.event.endpoint_id,
+            event_type=self.event.type,
+            delivery_key=self.event.delivery_key,
+        )
+
+
+def draft(event: Event, taking: Sequence[Route], key: LeasedKey, *, seal: bool = True) -> Draft:
+    """Make up what is to be written of an event, and of what it starts.
+
+    `seal`: its headers and body are kept sealed with the key.
+    """
+    told = Told(event.tenant_id, event.id, as_context(event), event.body)
+    kept = _sealed(event, key) if seal else _in_clear(event)
+    return Draft(event, kept, routing.started(told, taking, key))
+
+
+async def accept(tx: Transaction, drafts: Sequence[Draft]) -> list[UUID]:
+    """Keep a tenant's events and start what they start, in the caller's transaction.
+
+    Answers with their ids, in order; of one that was delivered before with the first one's. Raises
+    Aborted where somebody else takes the same event in at this moment.
+    """
+    known, begun = list[UUID](), list[Started]()
+    for each in drafts:
+        asking = each.accepting()
+        (rows,) = await tx.pipeline([asking])
+        whose = store.accepted(rows) or store.accepted(
+            (await tx.pipeline([store.looking_again(asking)]))[0]
+        )
+        if whose is None:
+            raise Aborted("another delivery of the same event is under way")
+        known.append(whose)
+        begun += each.starts if whose == each.event.id else ()
+    if begun:
+        # One for all: a second would want lanes while holding the tenant lane.
+        await lanes.begin(tx, drafts[0].event.tenant_id, begun)
+    return known
+
+
+def opened(kept: Kept, key: LeasedKey | None) -> Kept:
+    """An event in the clear; `key` is the one it was sealed with, if it was. Raises Unsealable."""
+    if kept.data_key_id is None:
+        return kept
+    if key is None or kept.sealed_headers is None:
+        raise Unsealable
+    row = Row(TABLE, kept.tenant_id, kept.id)
+    headers = json.loads(opened_bytes(key, row, HEADERS, kept.sealed_headers))
+    return Kept(kept.tenant_id, kept.id, headers, opened_bytes(key, row, BODY, kept.body))
+
+
+def as_context(event: Event) -> dict[str, Any]:
+    """What expressions see as `event`."""
+    return {
+        "id": str(event.id),
+        "type": event.type,
+        "payload": event.payload,
+        "headers": dict(event.headers),
+    }
+
+
+def _sealed(event: Event, key: LeasedKey) -> Kept:
+    row = Row(TABLE, event.tenant_id, event.id)
+    headers = json.dumps(dict(event.headers), separators=(",", ":")).encode()
+    return Kept(
+        tenant_id=event.tenant_id,
+        id=event.id,
+        headers={},
+        body=sealed_bytes(key, row, BODY, event.body),
+        data_key_id=key.data_key_id,
+        sealed_headers=sealed_bytes(key, row, HEADERS, headers),
+    )
+
+
+def _in_clear(event: Event) -> Kept:
+    return Kept(event.tenant_id, event.id, event.headers, event.body)

@@ -1,0 +1,74 @@
+"""Events as people look at them: page by page, and one as it came."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from services.chassis import pages
+from services.chassis.database import Database
+from services.chassis.envelope import Unsealable
+from services.chassis.errors import FailedPrecondition, NotFound
+from services.executor.events import accepting
+from services.executor.registry.credentials import Secrets
+from services.executor.store import event_pages as store
+from services.executor.store.event_pages import Noted
+from services.executor.store.events import Kept
+from services.executor.store.execution_pages import NEWEST
+
+
+@dataclass(frozen=True, slots=True)
+class EventQuery:
+    """Which events to list: of a type; empty does not filter."""
+
+    tenant_id: UUID
+    type: str = ""
+    page_size: int = 0
+    page_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Events, the newest first, and the token of the next page."""
+
+    events: tuple[Noted, ...]
+    next_page_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An event in the clear."""
+
+    noted: Noted
+    said: Kept
+
+
+class EventLog:
+    """The use cases."""
+
+    def __init__(self, database: Database, secrets: Secrets) -> None:
+        self._database = database
+        self._secrets = secrets
+
+    async def page(self, query: EventQuery) -> EventPage:
+        """A page of events without what they say, the newest first."""
+        size = pages.page_size(query.page_size)
+        marks = (str(query.tenant_id), query.type)
+        after = pages.after_of(query.page_token, *marks)
+        before = UUID(after) if after else NEWEST
+        found = await store.page(self._database, query.tenant_id, query.type, before, size + 1)
+        token = pages.next_token(str(found[size - 1].id), *marks) if len(found) > size else ""
+        return EventPage(tuple(found[:size]), token)
+
+    async def get(self, tenant_id: UUID, event_id: UUID) -> Seen:
+        """An event as it came. Raises NotFound, or FailedPrecondition where it does not open."""
+        noted, kept = await store.get(self._database, tenant_id, event_id)
+        if noted is None or kept is None:
+            raise NotFound(f"events/{event_id} does not exist")
+        try:
+            sealed_by = kept.data_key_id
+            key = await self._secrets.lease_key(tenant_id, sealed_by) if sealed_by else None
+            return Seen(noted, accepting.opened(kept, key))
+        except Unsealable:
+            raise FailedPrecondition(
+                "the event is there, but what it says does not open any more",
+                reason="PAYLOAD_UNREADABLE",
+            ) from None

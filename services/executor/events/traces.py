@@ -1,0 +1,123 @@
+"""Why nothing came of an event, or what did: each subscription's answer to it, as they are now."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from services.chassis import strict_json
+from services.chassis.database import Database
+from services.chassis.evaluator import Evaluator, View
+from services.executor.events import accepting
+from services.executor.events.accepting import Event
+from services.executor.events.log import EventLog, Seen
+from services.executor.events.routing import Target, route_of
+from services.executor.events.subscriptions import Refusal, refusal
+from services.executor.store import event_pages as store
+from services.executor.store.event_pages import Noted
+from services.executor.store.projected import ProjectedObject
+
+TAKES: Final = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a subscription says to an event; `reason` why not, or why what it begins waits."""
+
+    subscription: str
+    takes: bool
+    reason: str = TAKES
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What every subscription says to an event, by name, and what the event has begun."""
+
+    noted: Noted
+    answers: tuple[Answer, ...]
+    deliveries: tuple[UUID, ...]
+    executions: tuple[UUID, ...]
+
+
+class EventTraces:
+    """The use case."""
+
+    def __init__(self, database: Database, log: EventLog, evaluator: Evaluator) -> None:
+        self._database = database
+        self._log = log
+        self._evaluator = evaluator
+
+    async def of(self, tenant_id: UUID, event_id: UUID) -> Trace:
+        """The trace of an event. Raises as `EventLog.get` does, and Unavailable."""
+        seen = await self._log.get(tenant_id, event_id)
+        begun = await store.begun(self._database, tenant_id, event_id)
+        event = _event(seen, begun.endpoints)
+        context = accepting.as_context(event)
+        view = self._evaluator.seeing({"event": context}, tenant_id)
+        source = _source(seen.noted, event)
+        there = [*begun.endpoints, *begun.connectors]
+        asking = _Asking(source, context, view, {(each.kind, each.name): each for each in there})
+        answers = [await asking.answer(each) for each in begun.subscriptions]
+        return Trace(seen.noted, tuple(answers), begun.deliveries, begun.executions)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """An event, as subscriptions are asked about it, and where it could go.
+
+    `source` is the name of the endpoint it came by, empty for what was published, and None where
+    that endpoint has gone, so that nobody is subscribed to it.
+    """
+
+    source: str | None
+    context: Mapping[str, Any]
+    view: View
+    targets: Mapping[Target, ProjectedObject]
+
+    async def answer(self, subscription: ProjectedObject) -> Answer:
+        """What a subscription says to it."""
+        if (subscription.spec.get("endpoint") or "") != self.source:
+            return _no(subscription, Refusal("OTHER_SOURCE"))
+        refused = await refusal(subscription, self.context, self.view)
+        if refused is not None:
+            return _no(subscription, refused)
+        route = await route_of(subscription, self.targets, self.view)
+        if isinstance(route, Refusal):
+            return _no(subscription, route)
+        # What is delivered to an endpoint that is inactive waits until it is active.
+        waits = TAKES if route.target.spec["is_active"] else "TARGET_INACTIVE"
+        return Answer(subscription.name, takes=True, reason=waits)
+
+
+def _no(subscription: ProjectedObject, refused: Refusal) -> Answer:
+    return Answer(subscription.name, takes=False, reason=refused.reason, message=refused.message)
+
+
+def _event(seen: Seen, endpoints: Sequence[ProjectedObject]) -> Event:
+    """The event as it was when it was routed."""
+    noted, said = seen.noted, seen.said
+    by_id = {each.object_id: each for each in endpoints}
+    return Event(
+        tenant_id=said.tenant_id,
+        endpoint=by_id.get(noted.endpoint_id),
+        type=noted.type,
+        delivery_key=noted.delivery_key,
+        headers=said.headers,
+        payload=_payload(said.body),
+        body=said.body,
+        id=noted.id,
+    )
+
+
+def _source(noted: Noted, event: Event) -> str | None:
+    if noted.endpoint_id == accepting.PUBLISHED:
+        return ""
+    return None if event.endpoint is None else event.endpoint.name
+
+
+def _payload(body: bytes) -> object:
+    try:
+        return strict_json.parse(body)
+    except ValueError:
+        return None

@@ -1,0 +1,197 @@
+"""Takes one webhook in: finds its endpoint, has it prove itself, keeps the event before answering.
+
+Whatever is wrong with tenant, endpoint or proof is one refusal, after comparable work.
+"""
+
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from services.chassis import errors, strict_json
+from services.chassis.database import Database
+from services.chassis.evaluator import Evaluator
+from services.chassis.ids import SLUG
+from services.chassis.secret import Secret
+from services.executor.events import accepting
+from services.executor.events.accepting import Event
+from services.executor.ingress.doors import Doors, Place
+from services.executor.ingress.intake import Intake
+from services.executor.ingress.proofs import (
+    SIGNATURE,
+    WAYS,
+    Delivery,
+    NotLetIn,
+    Proof,
+    asks_rightly,
+    auth_of,
+    proof_of,
+    prove,
+)
+from services.executor.registry.credentials import Resolved, Secrets
+from services.executor.registry.uses import Uses
+from services.executor.store.projected import ProjectedObject
+from services.providers.catalog import Catalog
+from services.providers.manifest import Webhook
+
+PARTS: Final = ("WebhookEndpoint", "Integration", "Credential")
+INBOUND: Final = "INBOUND"
+UNKNOWN_TYPE: Final = "unknown"
+_PLAIN: Final = re.compile(r"[\x21-\x7e]{1,200}")
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """An active endpoint that lets in whoever shows its proof."""
+
+    tenant_id: UUID
+    endpoint: ProjectedObject
+    subscriptions: Sequence[ProjectedObject]
+    webhook: Webhook
+    credential: Resolved
+    proof: Proof
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """What a provider hears that asked whether an url is ours: its own words."""
+
+    text: str
+
+
+class Inbound:
+    """The way in for webhooks."""
+
+    def __init__(
+        self,
+        database: Database,
+        registry: Secrets,
+        catalog: Catalog,
+        evaluator: Evaluator,
+        uses: Uses,
+        *,
+        seal: bool = True,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._registry = registry
+        self._catalog = catalog
+        self._evaluator = evaluator
+        self._uses = uses
+        self._seal = seal
+        self._now = now
+        self._doors = Doors(database)
+        self._intake = Intake(database)
+        self._nobodys = Proof(SIGNATURE, [Secret(secrets.token_bytes(32))])
+
+    async def challenged(self, delivery: Delivery, query: Mapping[str, str]) -> Echo:
+        """Answer a provider that asks whether an url is ours before it sends anything there.
+
+        Raises NotLetIn where its manifest says nothing of that, or it asks for another url.
+        """
+        door = await self._door(delivery)
+        challenge = door.webhook.challenge if door else None
+        if door is None or challenge is None:
+            raise NotLetIn("nobody is asked whether this is theirs")
+        said = query.get(challenge.token, "") if challenge.token else None
+        answer = door.webhook.answer("query", query)
+        if answer is None or not asks_rightly(door.proof, delivery, said):
+            raise NotLetIn("it is not asked as its provider asks")
+        return Echo(answer)
+
+    async def receive(self, delivery: Delivery) -> UUID | Echo:
+        """Take a delivery in; answers with its event's id, or with what it asks to hear.
+
+        Raises NotLetIn for whatever is refused, Unavailable for what should be sent again.
+        """
+        door = await self._door(delivery)
+        self._prove(door, delivery)
+        if door is None:
+            raise NotLetIn("no such endpoint, or it is not active")
+        # Strangers can send what is refused: that says nothing of the secret.
+        self._uses.note(door.tenant_id, door.credential, "let in")
+        event = event_of(door, delivery)
+        answer = door.webhook.answer("body", event.payload)
+        if answer is not None:
+            return Echo(answer)
+        with self._intake.room(door.tenant_id):
+            return await self._accepted(door, event)
+
+    async def _accepted(self, door: Door, event: Event) -> UUID:
+        key = await self._registry.lease_key(door.tenant_id)
+        taking = await accepting.taken_by(
+            self._database, event, door.subscriptions, self._evaluator
+        )
+        return await self._intake.accept(accepting.draft(event, taking, key, seal=self._seal))
+
+    async def _door(self, delivery: Delivery) -> Door | None:
+        if not (SLUG.fullmatch(delivery.tenant) and SLUG.fullmatch(delivery.endpoint)):
+            return None
+        place = await self._doors.find(delivery.tenant, delivery.endpoint)
+        try:
+            return await self._opened(place)
+        except (errors.NotFound, errors.FailedPrecondition):
+            # Its provider or its credential is gone or not usable.
+            return None
+
+    async def _opened(self, place: Place) -> Door | None:
+        if len(place.parts) < len(PARTS):
+            return None
+        tenant_id = place.tenant_id
+        endpoint, integration, credential = (place.parts[kind] for kind in PARTS)
+        webhook = self._catalog.get(integration.spec["provider"]).webhook
+        active = endpoint.spec["is_active"] and integration.spec["is_active"]
+        # What was projected before there were two directions says none.
+        inward = endpoint.spec.get("direction") in {None, INBOUND}
+        if webhook is None or not (active and inward and auth_of(endpoint.spec) in WAYS):
+            return None
+        resolved = await self._registry.resolve(tenant_id, credential.name, credential.version)
+        proof = proof_of(endpoint.spec, webhook.signature.scheme, resolved)
+        door = Door(tenant_id, endpoint, place.subscriptions, webhook, resolved, proof)
+        return door if proof.known else None
+
+    def _prove(self, door: Door | None, delivery: Delivery) -> None:
+        """Prove also where there is no door: the time an answer takes must not tell that."""
+        prove(door.proof if door else self._nobodys, delivery, self._now())
+
+
+def event_of(door: Door, delivery: Delivery) -> Event:
+    """What a verified delivery says: its type, the key its redeliveries share, its payload."""
+    try:
+        payload = strict_json.parse(delivery.body)
+    except ValueError:
+        payload = None
+    return Event(
+        tenant_id=door.tenant_id,
+        endpoint=door.endpoint,
+        type=_type(door.webhook, delivery.headers, payload),
+        delivery_key=_delivery_key(door.webhook, delivery),
+        headers=kept_headers(door.webhook, delivery.headers),
+        payload=payload,
+        body=delivery.body,
+    )
+
+
+def kept_headers(webhook: Webhook, headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that say what a delivery is: never a credential, a cookie or a signature."""
+    names = ("content-type", "user-agent", webhook.delivery_id_header, webhook.event_type.header)
+    known = {name.lower() for name in names if name}
+    # A header may hold bytes that are no text.
+    return {n: v.encode(errors="replace").decode() for n, v in headers.items() if n in known}
+
+
+def _type(webhook: Webhook, headers: Mapping[str, str], payload: object) -> str:
+    said = webhook.event_type.read(headers, payload) or ""
+    return said if _PLAIN.fullmatch(said) else UNKNOWN_TYPE
+
+
+def _delivery_key(webhook: Webhook, delivery: Delivery) -> str:
+    """The delivery's own id; without a usable one, what its body is."""
+    given = delivery.headers.get(webhook.delivery_id_header.lower(), "")
+    if _PLAIN.fullmatch(given):
+        return given
+    return f"sha256:{hashlib.sha256(delivery.body).hexdigest()}"

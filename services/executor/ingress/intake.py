@@ -1,0 +1,177 @@
+"""Keeps events of many tenants in shared transactions; each is answered once it is on the disk.
+
+A group is what has come while others were under way, so that nobody waits for company. It takes two
+round trips: receipts, by which redeliveries are known, with the new events; then all that those
+start, with the commit. It holds at most one event of a tenant that starts something: whoever
+enqueued twice would want lanes while holding the tenant lane. Tenants go in one order, as with all
+who wait for the locks of many. On an error nothing of a group stays; it is halved until the bad one
+is alone.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, groupby
+from typing import Any, Final
+from uuid import UUID
+
+from services.chassis import errors, failpoints
+from services.chassis.database import Bound, Database, Transaction
+from services.executor.engine import lanes
+from services.executor.events.accepting import Draft
+from services.executor.store import events as store
+
+BEFORE_COMMIT: Final = failpoints.declare("ingress.before_commit", "nothing of the event is there")
+AFTER_COMMIT: Final = failpoints.declare("ingress.after_commit", "the event is there and runs once")
+
+GROUPS: Final = 2
+"""So many are under way at once: one is made up while the other waits for the disk."""
+MOST: Final = 64
+MOST_OF_A_TENANT: Final = 256
+BUSY_S: Final = 1.0
+
+Outcome = UUID | errors.TenonError
+
+
+class Busy(errors.ResourceExhausted):
+    """So many events of a tenant are under way that another one would only wait."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    draft: Draft
+    answer: "asyncio.Future[UUID]"
+
+
+class Intake:
+    """Accepts events, many at a time."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: list[_Waiting] = []
+        self._under_way = 0
+        self._of_tenant: Counter[UUID] = Counter()
+
+    @contextmanager
+    def room(self, tenant_id: UUID) -> Iterator[None]:
+        """Where an event of a tenant is worked on. Raises Busy where too many of it are."""
+        if self._of_tenant[tenant_id] >= MOST_OF_A_TENANT:
+            raise Busy("too many events of the tenant are under way", retry_after_s=BUSY_S)
+        self._of_tenant[tenant_id] += 1
+        try:
+            yield
+        finally:
+            self._of_tenant[tenant_id] -= 1
+            if not self._of_tenant[tenant_id]:
+                del self._of_tenant[tenant_id]
+
+    async def accept(self, draft: Draft) -> UUID:
+        """Keep an event and start what it starts; answers with its id, or the first delivery's.
+
+        Receipt, event, executions and their work are there together. Raises NotFound where the
+        tenant has just been disabled, ResourceExhausted where its quota is used up.
+        """
+        answer: asyncio.Future[UUID] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(draft, answer))
+        self._begin()
+        return await answer
+
+    def _begin(self) -> None:
+        while self._waiting and self._under_way < GROUPS:
+            group = self._next_group()
+            self._under_way += 1
+            # A sender that goes away cannot cut it in two.
+            task = asyncio.create_task(self._kept([each.draft for each in group]))
+            task.add_done_callback(partial(self._tell, group))
+
+    def _next_group(self) -> list[_Waiting]:
+        group: list[_Waiting] = []
+        later: list[_Waiting] = []
+        starting: set[UUID] = set()
+        for each in self._waiting:
+            tenant_id = each.draft.event.tenant_id
+            second = bool(each.draft.starts) and tenant_id in starting
+            (later if second or len(group) == MOST else group).append(each)
+            if each.draft.starts:
+                starting.add(tenant_id)
+        self._waiting = later
+        return group
+
+    def _tell(self, group: Sequence[_Waiting], task: "asyncio.Task[list[Outcome]]") -> None:
+        self._under_way -= 1
+        fault = None if task.cancelled() else task.exception()
+        outcomes = [fault] * len(group) if fault or task.cancelled() else task.result()
+        for each, outcome in zip(group, outcomes, strict=True):
+            if each.answer.done():
+                continue
+            if isinstance(outcome, UUID):
+                each.answer.set_result(outcome)
+            elif outcome is None:
+                each.answer.cancel()
+            else:
+                each.answer.set_exception(outcome)
+        self._begin()
+
+    async def _kept(self, drafts: Sequence[Draft]) -> list[Outcome]:
+        try:
+            return await self._commit(drafts)
+        except errors.TenonError as error:
+            # With the database away no event is at fault, and each half would wait for it anew.
+            if len(drafts) == 1 or isinstance(error, errors.Unavailable):
+                return [error] * len(drafts)
+        half = len(drafts) // 2
+        return [*await self._kept(drafts[:half]), *await self._kept(drafts[half:])]
+
+    async def _commit(self, drafts: Sequence[Draft]) -> list[Outcome]:
+        ordered = sorted(drafts, key=_place)
+        async with self._database.across() as tx:
+            outcomes = await _accepted(tx, ordered)
+            starting = {
+                draft.event.tenant_id: lanes.beginning(draft.event.tenant_id, draft.starts)
+                for draft in ordered
+                if draft.starts and outcomes[draft] == draft.event.id
+            }
+            BEFORE_COMMIT.hit()
+            if starting:
+                await tx.each(starting, last=True)
+        AFTER_COMMIT.hit()
+        return [outcomes[draft] for draft in drafts]
+
+
+async def _accepted(tx: Transaction, ordered: Sequence[Draft]) -> dict[Draft, Outcome]:
+    """Whose receipt each has, once all that are new are kept."""
+    accepting = {draft: draft.accepting() for draft in ordered}
+    rows = await _asked(tx, accepting)
+    unseen = {
+        draft: store.looking_again(accepting[draft])
+        for draft, found in rows.items()
+        if found and found[0].enabled and found[0].event_id is None
+    }
+    if unseen:
+        # Somebody else took it meanwhile, and has committed: a new statement sees that.
+        rows |= await _asked(tx, unseen)
+    return {draft: _outcome(rows[draft]) for draft in ordered}
+
+
+async def _asked(tx: Transaction, asking: Mapping[Draft, Bound]) -> dict[Draft, list[Any]]:
+    """The rows of one statement each, of drafts in the order of their tenants."""
+    by_tenant = groupby(asking, lambda draft: draft.event.tenant_id)
+    work = {tenant_id: [asking[draft] for draft in of] for tenant_id, of in by_tenant}
+    answers = await tx.each(work)
+    return dict(zip(asking, chain.from_iterable(answers.values()), strict=True))
+
+
+def _outcome(rows: Sequence[Any]) -> Outcome:
+    try:
+        found = store.accepted(rows)
+    except errors.NotFound as error:
+        return error
+    return found or errors.Aborted("another delivery of the same event is under way")
+
+
+def _place(draft: Draft) -> tuple[UUID, UUID, str]:
+    event = draft.event
+    return event.tenant_id, event.endpoint_id, event.delivery_key
