@@ -32,6 +32,7 @@ from services.chassis.channel import open_channel
 from services.chassis.database import Database
 from services.chassis.evaluator import Evaluator
 from services.chassis.ids import uuid7
+from services.chassis.process import settle
 from services.chassis.secret import Secret
 from services.executor.engine import lanes
 from services.executor.ingress import server
@@ -291,6 +292,7 @@ async def _running(application: web.Application) -> Any:
 
 
 async def _until_stopped(port: int) -> None:
+    settle()
     print(port, flush=True)
     await asyncio.Event().wait()
 

@@ -28,6 +28,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.elements import ClauseElement
 
 from services.chassis import errors
+from services.chassis.pipelines import Answer, Command, Connection, Rows
 from services.chassis.secret import Secret
 
 log = logging.getLogger(__name__)
@@ -50,23 +51,20 @@ CAPACITY: Final = (
 # The logins' own limit is for writing; nobody waits for a reader of one moment.
 SNAPSHOT_LIMIT = "60s"
 
-Connection = psycopg.AsyncConnection[Any]
-Cursor = psycopg.AsyncCursor[Any]
-Parameters = Mapping[str, Any] | Sequence[Any]
-Command = tuple[str, Parameters | None]
-Rows = list[Any]
 # By a constraint's name: our error, from the hint that a function of ours may give with it.
+Pool = psycopg_pool.AsyncConnectionPool[Connection]
 Constraints = Mapping[str, Callable[[str], errors.TenonError]]
 Work = Mapping[UUID, Sequence["Bound"]]
 Answers = dict[UUID, list[Rows]]
 Item = TypeVar("Item")
 Outcome = tuple[Sequence[Item], Answers | errors.TenonError]
 
-BEGIN: Final[Sequence[Command]] = (("BEGIN", None),)
+BEGIN: Final[Sequence[Command]] = (("BEGIN", ()),)
 # The next commit that waits for the disk takes all earlier ones with it.
-BEGIN_UNHURRIED: Final = (*BEGIN, ("SET LOCAL synchronous_commit = off", None))
+BEGIN_UNHURRIED: Final = (*BEGIN, ("SET LOCAL synchronous_commit = off", ()))
+COMMIT: Final[Command] = ("COMMIT", ())
 BEGIN_SNAPSHOT: Final[Sequence[Command]] = (
-    ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", None),
+    ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", ()),
 )
 
 # Numbers for parameters, as the server takes them: psycopg need not look for names at each call.
@@ -93,6 +91,10 @@ class Statement:
         given = {**self._fixed, **parameters}
         return [given[name] for name in self._names]
 
+    def given(self, parameters: Mapping[str, Any]) -> Command:
+        """The statement with the parameters of one call."""
+        return self.sql, self.bind(parameters)
+
 
 @dataclass(frozen=True, slots=True)
 class Bound:
@@ -100,6 +102,11 @@ class Bound:
 
     statement: Statement
     parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def command(self) -> Command:
+        """It, as it is sent."""
+        return self.statement.given(self.parameters)
 
 
 ENTER: Final = Statement(
@@ -137,27 +144,26 @@ class Transaction:
 
     async def run(self, statement: Statement, **parameters: Any) -> int:
         """Run a statement; returns how many rows it touched."""
-        return (await self._execute(statement.sql, statement.bind(parameters))).rowcount
+        return (await self._send([statement.given(parameters)]))[0].count
 
     async def all(self, statement: Statement, **parameters: Any) -> Rows:
         """All rows, as named tuples."""
-        return await (await self._execute(statement.sql, statement.bind(parameters))).fetchall()
+        return (await self._send([statement.given(parameters)]))[0].rows
 
     async def one(self, statement: Statement, **parameters: Any) -> Any:
         """The first row, or None."""
-        return await (await self._execute(statement.sql, statement.bind(parameters))).fetchone()
+        rows = await self.all(statement, **parameters)
+        return rows[0] if rows else None
 
     async def pipeline(self, calls: Sequence[Bound]) -> list[Rows]:
         """Several statements in one round trip; returns the rows of each."""
-        commands = [(call.statement.sql, call.statement.bind(call.parameters)) for call in calls]
-        return [await _rows(cursor) for cursor in await self._execute_all(commands)]
+        return [answer.rows for answer in await self._send([call.command for call in calls])]
 
     async def conclude(self, calls: Sequence[Bound]) -> list[Rows]:
         """The last statements, committed in the same round trip; returns the rows of each."""
-        commands = [(call.statement.sql, call.statement.bind(call.parameters)) for call in calls]
-        *cursors, committed = await self._execute_all([*commands, ("COMMIT", None)])
+        *answers, committed = await self._send([*(call.command for call in calls), COMMIT])
         self._committed = _checked(committed)
-        return [await _rows(cursor) for cursor in cursors]
+        return [answer.rows for answer in answers]
 
     async def each(self, work: Work, *, last: bool = False) -> Answers:
         """Statements of many tenants in one round trip, each inside its own tenant.
@@ -178,24 +184,18 @@ class Transaction:
         # PostgreSQL limits whole transactions from version 17 on.
         modern = self._connection.info.server_version >= 170000
         name = "transaction_timeout" if modern else "statement_timeout"
-        await self._execute("SELECT set_config($1, $2, true)", [name, duration])
+        await self._send([("SELECT set_config($1, $2, true)", [name, duration])])
 
     async def commit(self) -> None:
         """Commit what is open. Raises Internal where PostgreSQL rolled back instead."""
         if self.is_open and not self._committed:
-            self._committed = _checked(await self._execute("COMMIT"))
+            (committed,) = await self._send([COMMIT])
+            self._committed = _checked(committed)
 
-    async def _execute(self, sql: str, parameters: Parameters | None = None) -> Cursor:
-        if self.is_open:
-            return await self._connection.execute(sql, parameters)
-        return (await self._execute_all([(sql, parameters)]))[-1]
-
-    async def _execute_all(self, commands: Sequence[Command]) -> list[Cursor]:
+    async def _send(self, commands: Sequence[Command]) -> list[Answer]:
         opening, self._opening = self._opening, ()
-        async with self._connection.pipeline():
-            for sql, parameters in opening:
-                await self._connection.execute(sql, parameters)
-            return [await self._connection.execute(sql, given) for sql, given in commands]
+        answers = await self._connection.send([*opening, *commands])
+        return answers[len(opening) :]
 
 
 class Database:
@@ -264,26 +264,18 @@ class Database:
     async def read(self, tenant_id: UUID, statement: Statement, /, **parameters: Any) -> Rows:
         """One reading statement inside one tenant, in a single round trip."""
         async with self._connection(self._tenant) as connection:
-            # Without BEGIN the pipeline is the transaction, and so the tenant's, up to its end.
-            async with connection.pipeline():
-                await connection.execute(SET_TENANT, [str(tenant_id)])
-                cursor = await connection.execute(statement.sql, statement.bind(parameters))
-            return await cursor.fetchall()
+            # Without BEGIN the round trip is the transaction, and so the tenant's, up to its end.
+            _, found = await connection.send(
+                [(SET_TENANT, [str(tenant_id)]), statement.given(parameters)]
+            )
+            return found.rows
 
     async def read_all(self, tenant_id: UUID, calls: Sequence[Bound]) -> list[Rows]:
         """Reading statements inside one tenant, at one moment and in one round trip."""
+        entering = (*BEGIN_SNAPSHOT, (SET_TENANT, [str(tenant_id)]))
         async with self._connection(self._tenant) as connection:
-            async with connection.pipeline():
-                await connection.execute(BEGIN_SNAPSHOT[0][0])
-                await connection.execute(SET_TENANT, [str(tenant_id)])
-                cursors = [
-                    await connection.execute(
-                        call.statement.sql, call.statement.bind(call.parameters)
-                    )
-                    for call in calls
-                ]
-                await connection.execute("COMMIT")
-            return [await cursor.fetchall() for cursor in cursors]
+            answers = await connection.send([*entering, *(each.command for each in calls), COMMIT])
+            return [answer.rows for answer in answers[len(entering) : -1]]
 
     @asynccontextmanager
     async def across(self, *, durable: bool = True) -> AsyncIterator[Transaction]:
@@ -388,7 +380,7 @@ class Database:
     @asynccontextmanager
     async def _open(
         self,
-        pool: psycopg_pool.AsyncConnectionPool[Any],
+        pool: Pool,
         begin: Sequence[Command],
         tenant_id: UUID | None,
     ) -> AsyncIterator[Transaction]:
@@ -400,9 +392,7 @@ class Database:
             await transaction.commit()
 
     @asynccontextmanager
-    async def _connection(
-        self, pool: psycopg_pool.AsyncConnectionPool[Any]
-    ) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    async def _connection(self, pool: Pool) -> AsyncIterator[Connection]:
         try:
             async with pool.connection() as connection:
                 yield connection
@@ -464,9 +454,10 @@ def _system_size(pool_size: int) -> int:
     return max(2, pool_size // 2)
 
 
-def _pool(conninfo: Secret, size: int) -> psycopg_pool.AsyncConnectionPool[Any]:
+def _pool(conninfo: Secret, size: int) -> Pool:
     return psycopg_pool.AsyncConnectionPool(
         conninfo.reveal_text(),
+        connection_class=Connection,
         min_size=1,
         max_size=size,
         timeout=POOL_WAIT_S,
@@ -480,7 +471,7 @@ def _pool(conninfo: Secret, size: int) -> psycopg_pool.AsyncConnectionPool[Any]:
     )
 
 
-def _figures(pool: psycopg_pool.AsyncConnectionPool[Any]) -> PoolFigures:
+def _figures(pool: Pool) -> PoolFigures:
     stats = pool.get_stats()
     return PoolFigures(
         most=stats["pool_max"],
@@ -492,15 +483,11 @@ def _figures(pool: psycopg_pool.AsyncConnectionPool[Any]) -> PoolFigures:
     )
 
 
-async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
+async def _configure(connection: Connection) -> None:
     connection.adapters.register_dumper(dict, JsonbDumper)
 
 
-def _checked(commit: Cursor) -> bool:
-    if commit.statusmessage != "COMMIT":
+def _checked(commit: Answer) -> bool:
+    if commit.tag != "COMMIT":
         raise errors.Internal("a statement's error was passed over: nothing was committed")
     return True
-
-
-async def _rows(cursor: psycopg.AsyncCursor[Any]) -> Rows:
-    return await cursor.fetchall() if cursor.description else []

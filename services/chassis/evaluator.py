@@ -95,7 +95,7 @@ class View:
         return await self._answer(Question("render", template), list(expressions(template)))
 
     async def _answer(self, question: Question, asked: list[Expression]) -> Json:
-        taken = narrowed(self.values, {path for one in asked for path in one.paths})
+        taken = narrowed(self.values, frozenset().union(*(one.paths for one in asked)))
         if _is_light(asked, taken):
             return KINDS[question.kind].answer(question.asked, Scope(taken))
         try:

@@ -6,6 +6,7 @@ handed over, whose size is most of what an evaluation costs.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from services.chassis.comprehensions import Comprehension
@@ -46,12 +47,17 @@ def _members(words: list[Token], at: int) -> list[str]:
             return names
 
 
-def narrowed(values: Mapping[str, Any], taken: Iterable[Path]) -> dict[str, Any]:
+def narrowed(values: Mapping[str, Any], taken: frozenset[Path]) -> dict[str, Any]:
     """Only what lies on these paths; what is not an object stays whole."""
+    return _cut(values, _wanted(taken))
+
+
+@lru_cache(maxsize=2048)
+def _wanted(taken: frozenset[Path]) -> _Wanted:
     wanted: _Wanted = {}
     for path in sorted(taken, key=len):
         _want(wanted, path)
-    return _cut(values, wanted)
+    return wanted
 
 
 def _want(wanted: _Wanted, path: Path) -> None:

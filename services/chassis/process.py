@@ -1,6 +1,7 @@
 """The life of a service's process: told by its settings, ready, told to stop."""
 
 import asyncio
+import gc
 import json
 import logging
 import signal
@@ -17,6 +18,8 @@ from services.chassis.telemetry import configure_logging
 log = logging.getLogger(__name__)
 
 CANCEL_AGAIN_S: Final = 1.0
+COLLECT_AFTER: Final = (50_000, 20, 50)
+"""Objects of a generation, before it is looked through for cycles."""
 
 
 class Logged(Protocol):
@@ -85,8 +88,20 @@ async def ended(work: "asyncio.Future[None]") -> None:
         await asyncio.wait([work], timeout=CANCEL_AGAIN_S)
 
 
+def settle() -> None:
+    """Have the garbage collector leave alone what a started process consists of.
+
+    What stays is large and what goes hardly ever hangs together in a cycle: the collector's looks
+    took 14 % of an ingress' time (measured).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
+
+
 async def ready_until_told(**ports: int) -> None:
     """Say that we serve, and where, in one line of JSON; return at the first SIGTERM or SIGINT."""
+    settle()
     stop = asyncio.Event()
     # First: whoever reads that line may tell us to stop at once.
     for number in (signal.SIGTERM, signal.SIGINT):

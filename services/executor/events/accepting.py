@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from services.chassis.database import Bound, Database, Transaction
+from services.chassis.database import Database, Transaction
 from services.chassis.envelope import Unsealable
-from services.chassis.errors import Aborted
+from services.chassis.errors import TenonError
 from services.chassis.evaluator import Evaluator
 from services.chassis.ids import uuid7
 from services.executor.engine import lanes
@@ -21,7 +21,7 @@ from services.executor.events.routing import Route, Told
 from services.executor.registry.credentials import LeasedKey
 from services.executor.sealing import Row, opened_bytes, sealed_bytes
 from services.executor.store import events as store
-from services.executor.store.events import Kept
+from services.executor.store.events import Arriving, Kept
 from services.executor.store.projected import ProjectedObject
 
 PUBLISHED: Final = UUID(int=0)
@@ -77,14 +77,11 @@ class Draft:
     kept: Kept
     starts: Sequence[Started]
 
-    def accepting(self) -> Bound:
-        """Takes its receipt and keeps it; `store.events.accepted` takes the answer."""
-        return store.accepting(
-            self.kept,
-            endpoint_id=self.event.endpoint_id,
-            event_type=self.event.type,
-            delivery_key=self.event.delivery_key,
-        )
+    @property
+    def arriving(self) -> Arriving:
+        """It, as it comes into the store."""
+        event = self.event
+        return Arriving(self.kept, event.endpoint_id, event.type, event.delivery_key)
 
 
 def draft(event: Event, taking: Sequence[Route], key: LeasedKey, *, seal: bool = True) -> Draft:
@@ -103,15 +100,12 @@ async def accept(tx: Transaction, drafts: Sequence[Draft]) -> list[UUID]:
     Answers with their ids, in order; of one that was delivered before with the first one's. Raises
     Aborted where somebody else takes the same event in at this moment.
     """
+    (rows,) = await tx.pipeline([store.accepting([each.arriving for each in drafts])])
     known, begun = list[UUID](), list[Started]()
-    for each in drafts:
-        asking = each.accepting()
-        (rows,) = await tx.pipeline([asking])
-        whose = store.accepted(rows) or store.accepted(
-            (await tx.pipeline([store.looking_again(asking)]))[0]
-        )
-        if whose is None:
-            raise Aborted("another delivery of the same event is under way")
+    for each, row in zip(drafts, rows, strict=True):
+        whose = store.accepted(row)
+        if isinstance(whose, TenonError):
+            raise whose
         known.append(whose)
         begun += each.starts if whose == each.event.id else ()
     if begun:

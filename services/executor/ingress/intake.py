@@ -14,12 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, groupby
 from typing import Any, Final
 from uuid import UUID
 
 from services.chassis import errors, failpoints
-from services.chassis.database import Bound, Database, Transaction
+from services.chassis.database import Bound, Database
 from services.executor.engine import lanes
 from services.executor.events.accepting import Draft
 from services.executor.store import events as store
@@ -127,49 +126,32 @@ class Intake:
 
     async def _commit(self, drafts: Sequence[Draft]) -> list[Outcome]:
         ordered = sorted(drafts, key=_place)
+        accepting = [store.accepting([each.arriving for each in ordered])]
         async with self._database.across() as tx:
-            outcomes = await _accepted(tx, ordered)
-            starting = {
-                draft.event.tenant_id: lanes.beginning(draft.event.tenant_id, draft.starts)
-                for draft in ordered
-                if draft.starts and outcomes[draft] == draft.event.id
-            }
-            BEFORE_COMMIT.hit()
-            if starting:
-                await tx.each(starting, last=True)
+            if any(each.starts for each in ordered):
+                outcomes = _outcomes(ordered, await tx.pipeline(accepting))
+                starting = _starting(outcomes)
+                BEFORE_COMMIT.hit()
+                if starting:
+                    await tx.each(starting, last=True)
+            else:
+                BEFORE_COMMIT.hit()
+                outcomes = _outcomes(ordered, await tx.conclude(accepting))
         AFTER_COMMIT.hit()
         return [outcomes[draft] for draft in drafts]
 
 
-async def _accepted(tx: Transaction, ordered: Sequence[Draft]) -> dict[Draft, Outcome]:
-    """Whose receipt each has, once all that are new are kept."""
-    accepting = {draft: draft.accepting() for draft in ordered}
-    rows = await _asked(tx, accepting)
-    unseen = {
-        draft: store.looking_again(accepting[draft])
-        for draft, found in rows.items()
-        if found and found[0].enabled and found[0].event_id is None
+def _outcomes(ordered: Sequence[Draft], answers: Sequence[list[Any]]) -> dict[Draft, Outcome]:
+    return dict(zip(ordered, map(store.accepted, answers[0]), strict=True))
+
+
+def _starting(outcomes: Mapping[Draft, Outcome]) -> dict[UUID, list[Bound]]:
+    """What the new ones start, by tenant."""
+    return {
+        draft.event.tenant_id: lanes.beginning(draft.event.tenant_id, draft.starts)
+        for draft, outcome in outcomes.items()
+        if draft.starts and outcome == draft.event.id
     }
-    if unseen:
-        # Somebody else took it meanwhile, and has committed: a new statement sees that.
-        rows |= await _asked(tx, unseen)
-    return {draft: _outcome(rows[draft]) for draft in ordered}
-
-
-async def _asked(tx: Transaction, asking: Mapping[Draft, Bound]) -> dict[Draft, list[Any]]:
-    """The rows of one statement each, of drafts in the order of their tenants."""
-    by_tenant = groupby(asking, lambda draft: draft.event.tenant_id)
-    work = {tenant_id: [asking[draft] for draft in of] for tenant_id, of in by_tenant}
-    answers = await tx.each(work)
-    return dict(zip(asking, chain.from_iterable(answers.values()), strict=True))
-
-
-def _outcome(rows: Sequence[Any]) -> Outcome:
-    try:
-        found = store.accepted(rows)
-    except errors.NotFound as error:
-        return error
-    return found or errors.Aborted("another delivery of the same event is under way")
 
 
 def _place(draft: Draft) -> tuple[UUID, UUID, str]:

@@ -1,63 +1,25 @@
 """Events as they arrived, and the receipts by which a redelivery is known."""
 
+import json
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, bindparam, cast, func, select, true
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy import JSON, Text, bindparam, cast, column, func, select
 
 from services.chassis.database import Bound, Database, Statement
-from services.chassis.errors import NotFound
-from services.executor.tables import EVENT_RECEIPTS as RECEIPTS
-from services.executor.tables import EVENTS, TENANTS
+from services.chassis.errors import Aborted, NotFound, TenonError
+from services.executor.tables import EVENTS
 
-_THE_RECEIPT = and_(
-    *(RECEIPTS.c[name] == bindparam(name) for name in ("tenant_id", "endpoint_id")),
-    RECEIPTS.c.key == bindparam("delivery_key"),
-)
-_RECEIPT = {
-    "tenant_id": "tenant_id",
-    "endpoint_id": "endpoint_id",
-    "key": "delivery_key",
-    "event_id": "id",
-}
-_STORED = (
-    *("tenant_id", "id", "endpoint_id", "type", "delivery_key", "headers", "body"),
-    *("data_key_id", "sealed_headers"),
-)
-
-
-def _given(name: str) -> ColumnElement[Any]:
-    return cast(bindparam(name, type_=EVENTS.c[name].type), EVENTS.c[name].type)
-
-
-def _accept() -> Statement:
-    """Takes the receipt and keeps the event where it is the first of its key, in an enabled tenant.
-
-    Answers with whose receipt it is, and whether the tenant is enabled. A receipt that somebody
-    took during this very statement is not seen by it.
-    """
-    enabled = select(TENANTS.c.enabled).where(TENANTS.c.tenant_id == bindparam("tenant_id"))
-    taken = insert(RECEIPTS).from_select(
-        list(_RECEIPT),
-        select(*map(_given, _RECEIPT.values())).where(enabled.scalar_subquery()),
+ACCEPT = Statement(
+    select(column("event_id"), column("enabled")).select_from(
+        func.executor.accept_events(cast(bindparam("events", type_=Text), JSON)).table_valued(
+            "event_id", "enabled"
+        )
     )
-    first = taken.on_conflict_do_nothing().returning(RECEIPTS.c.event_id).cte("first")
-    event = select(*map(_given, _STORED)).select_from(first)
-    kept = insert(EVENTS).from_select(list(_STORED), event).returning(EVENTS.c.id).cte("kept")
-    whose = func.coalesce(
-        select(first.c.event_id).scalar_subquery(),
-        select(RECEIPTS.c.event_id).where(_THE_RECEIPT).scalar_subquery(),
-    )
-    answer = select(whose.label("event_id"), enabled.scalar_subquery().label("enabled"))
-    return Statement(answer.add_cte(kept))
-
-
-ACCEPT = _accept()
-RECEIVED = Statement(select(RECEIPTS.c.event_id, true().label("enabled")).where(_THE_RECEIPT))
+)
 _KEPT = ("tenant_id", "id", "headers", "body", "data_key_id", "sealed_headers")
 KEPT = Statement(
     select(*(EVENTS.c[name] for name in _KEPT)).where(
@@ -81,30 +43,54 @@ class Kept:
     sealed_headers: bytes | None = field(default=None, repr=False)
 
 
-def accepting(kept: Kept, *, endpoint_id: UUID, event_type: str, delivery_key: str) -> Bound:
-    """Keeps an event unless its delivery is known; `accepted` takes the answer.
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """An event that comes in: what is kept of it, where it came by, and its key there."""
 
-    Of two at once the second waits for the first's transaction.
+    kept: Kept
+    endpoint_id: UUID
+    type: str
+    delivery_key: str
+
+
+def accepting(arriving: Sequence[Arriving]) -> Bound:
+    """Keeps events, of whichever tenants, unless they are known; `accepted` takes the answer.
+
+    Each leaves the transaction inside its own tenant. Of two with one key at once the second waits
+    for the first's transaction; so whoever keeps many sorts them first.
     """
-    place = {"endpoint_id": endpoint_id, "type": event_type, "delivery_key": delivery_key}
-    said = {name: getattr(kept, name) for name in _KEPT}
-    return Bound(ACCEPT, {**said, **place, "headers": dict(kept.headers)})
+    return Bound(ACCEPT, {"events": json.dumps(list(map(_told, arriving)))})
 
 
-def looking_again(accepting: Bound) -> Bound:
-    """Reads whose the receipt of a delivery is that somebody else took at the same moment."""
-    return Bound(RECEIVED, accepting.parameters)
+def accepted(row: Any) -> UUID | TenonError:
+    """Whose receipt an event has, the new one's or the first one's; or why it has none.
 
-
-def accepted(rows: Sequence[Any]) -> UUID | None:
-    """Whose receipt a delivery has: the new event's, the first one's, or not seen yet (None).
-
-    Raises NotFound where the tenant has been disabled since its endpoint was looked up.
+    NotFound where the tenant has been disabled since its endpoint was looked up, Aborted where the
+    receipt that was in the way has just been forgotten.
     """
-    if not (rows and rows[0].enabled):
-        raise NotFound("the tenant is disabled")
-    found: UUID | None = rows[0].event_id
-    return found
+    if not row.enabled:
+        return NotFound("the tenant is disabled")
+    found: UUID | None = row.event_id
+    return found or Aborted("another delivery of the same event is under way")
+
+
+def _told(each: Arriving) -> Mapping[str, Any]:
+    kept = each.kept
+    return {
+        "tenant_id": str(kept.tenant_id),
+        "id": str(kept.id),
+        "endpoint_id": str(each.endpoint_id),
+        "type": each.type,
+        "delivery_key": each.delivery_key,
+        "headers": dict(kept.headers),
+        "body": _base64(kept.body),
+        "data_key_id": str(kept.data_key_id) if kept.data_key_id else None,
+        "sealed_headers": _base64(kept.sealed_headers) if kept.sealed_headers else None,
+    }
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode()
 
 
 async def find(database: Database, tenant_id: UUID, event_id: UUID) -> Kept | None:

@@ -19,6 +19,7 @@ from services.executor.events.routing import Route
 from services.executor.ingress import intake
 from services.executor.ingress.intake import Busy, Intake
 from services.executor.registry.credentials import LeasedKey
+from services.executor.store import events as store
 from services.executor.store import projected, tenants
 from services.executor.store.projected import ProjectedObject
 from services.executor.store.tenants import ProjectedTenant
@@ -122,7 +123,7 @@ async def test_a_delivery_that_another_process_takes_at_this_moment_is_that_ones
     first, second = [drafted(tenant_id, "k", starting=True) for _ in range(2)]
     taking = Intake(counting)
     async with counting.across() as tx:
-        await tx.each({tenant_id: [first.accepting()]})
+        await tx.pipeline([store.accepting([first.arriving])])
         waiting = asyncio.create_task(taking.accept(second))
         async with asyncio.timeout(20):
             while not await blocked(admin):
