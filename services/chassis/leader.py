@@ -34,6 +34,9 @@ async def lead(conninfo: Secret, name: str, loop: Callable[[], Awaitable[None]])
                     await _while_held(connection, loop)
         except (psycopg.Error, TenonError, TimeoutError) as error:
             log.warning("leadership of %s ended: %s", name, type(error).__name__)
+        except Exception:
+            # A fault of one loop is no reason for its process to answer nobody.
+            log.exception("leadership of %s ended by a fault", name)
         await asyncio.sleep(RETRY_S)
 
 

@@ -78,11 +78,12 @@ from services.registry.keys.vault import Vault
 from services.registry.keys.versions import KeyVersions
 from services.registry.messages.config import SCHEMAS
 from services.registry.oauth.exchange import Exchange
-from services.registry.oauth.flows import Addresses, Flows
+from services.registry.oauth.flows import Flows
 from services.registry.oauth.links import Links
 from services.registry.oauth.refreshing import Refreshing
 from services.registry.oauth.relaying import Relaying
 from services.registry.oauth.revoking import Revoking
+from services.registry.oauth.wishes import Addresses
 from services.registry.reviews.approvals import Approvals
 from services.registry.reviews.endings import Endings
 from services.registry.reviews.expiry import LEADER as EXPIRY
@@ -324,7 +325,7 @@ def _connections(
 ) -> ConnectionServicer:
     patterns = [each.strip() for each in settings.return_urls.split(",") if each.strip()]
     addresses = Addresses(settings.public_url.rstrip("/"), parse_only(patterns), bool(patterns))
-    flows = Flows(base.database, sealing, secrets.exchange, config, base.access, addresses)
+    flows = Flows(base.database, sealing, secrets.exchange, config, base.access, addresses, log)
     links = Links(base.database, base.vault, flows, addresses, log)
     return ConnectionServicer(
         Connections(base.database), flows, links, Relaying(flows), secrets.revoking

@@ -359,8 +359,11 @@ async def test_one_process_leads_and_another_follows_when_it_is_gone(
     await asyncio.gather(first, second, other, return_exceptions=True)
 
 
+@pytest.mark.parametrize(
+    "fault", [errors.Unavailable("the database is not reachable"), KeyError("a fault of ours")]
+)
 async def test_a_loop_that_fails_is_led_again(
-    registry_conninfos: tuple[Secret, Secret], monkeypatch: pytest.MonkeyPatch
+    registry_conninfos: tuple[Secret, Secret], monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     monkeypatch.setattr(leader, "RETRY_S", 0.01)
     runs: list[int] = []
@@ -370,7 +373,7 @@ async def test_a_loop_that_fails_is_led_again(
         runs.append(1)
         if len(runs) == 2:
             twice.set()
-        raise errors.Unavailable("the database is not reachable")
+        raise fault
 
     task = asyncio.create_task(leader.lead(registry_conninfos[1], "sweeps", loop))
     await asyncio.wait_for(twice.wait(), 5)

@@ -22,7 +22,7 @@ from services.chassis.secret import Secret
 from services.providers.auth import credential_parts
 from services.registry.access.changes import By, Changes, Done
 from services.registry.audit.log import Event
-from services.registry.credentials.sealing import Facts, Sealing, Version
+from services.registry.credentials.sealing import Facts, Sealing, Version, check_newest
 from services.registry.credentials.status import beginning, planning
 from services.registry.store import credentials as store
 from services.registry.store import invalidations
@@ -165,6 +165,7 @@ class Changing:
                 raise FailedPrecondition(
                     "only a webhook secret that Tenon made is told", reason="NOT_GENERATED"
                 )
+            check_newest(row)
             told.append((row.version, self._sealing.opened(row)[SECRET]))
             event = _telling("reveal", row, Risk.HIGH, {"version": row.version})
             return Done(b"", event)

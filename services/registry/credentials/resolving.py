@@ -8,11 +8,10 @@ from uuid import UUID
 
 from services.chassis.cache import Cache, Keeping
 from services.chassis.database import Bound, Database
-from services.chassis.envelope import Unsealable
 from services.chassis.errors import FailedPrecondition, NotFound, TenonError
 from services.chassis.invalidation import Invalidation
 from services.chassis.secret import Secret
-from services.registry.credentials.sealing import Sealing
+from services.registry.credentials.sealing import Sealing, check_newest
 from services.registry.credentials.tampering import Tampering
 from services.registry.store import credentials as store
 from services.registry.store import keys
@@ -129,7 +128,8 @@ class Resolving:
         if not rows:
             raise NotFound(f"there is no credential {name}")
         async with self._tampering.telling(tenant_id, "Credential", name, rows[0].credential_id):
-            _check_not_rolled_back(rows[0], known)
+            seen = known[1] if known is not None and known[0] == rows[0].credential_id else 0
+            check_newest(rows[0], seen)
         return rows[0], older
 
     def _remember(self, row: Any) -> None:
@@ -160,13 +160,6 @@ class Resolving:
             return values
         # What refreshes it, and who its owner is, is nothing to the executor.
         return {TOKEN: values[ACCESS_TOKEN]} if ACCESS_TOKEN in values else {}
-
-
-def _check_not_rolled_back(row: Any, known: tuple[UUID, int] | None) -> None:
-    """Raise Unsealable where an older version stands as the current one again."""
-    seen = known[1] if known is not None and known[0] == row.credential_id else 0
-    if row.version < max(row.newest, seen):
-        raise Unsealable
 
 
 def _usable_s(left_s: float) -> float:

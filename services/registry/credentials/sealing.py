@@ -140,3 +140,9 @@ class Sealing:
 def _words(values: Values) -> bytes:
     words = {part: base64.b64encode(value.reveal()).decode() for part, value in values.items()}
     return json.dumps(words).encode()
+
+
+def check_newest(row: Any, seen: int = 0) -> None:
+    """Raise Unsealable where an older version than there is, or was seen, is the current one."""
+    if row.version < max(row.newest, seen):
+        raise envelope.Unsealable

@@ -26,8 +26,8 @@ from services.registry.credentials.status import Finding, ends_at
 from services.registry.credentials.uses import Use
 from services.registry.messages.config import caller_of, moment, to_declared, uuid_at
 from services.registry.messages.objects import SOURCE
-from services.registry.oauth.flows import Begun, Completed, Returned, Starter, Wishes
 from services.registry.oauth.relaying import Relayed
+from services.registry.oauth.wishes import Begun, Completed, Returned, Starter, Wishes
 from services.registry.store.objects import complete
 from services.registry.wanted.drafts import Submission
 

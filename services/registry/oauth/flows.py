@@ -9,8 +9,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -19,7 +18,6 @@ from yarl import URL
 
 from services.chassis import envelope
 from services.chassis.database import Bound, Database, Transaction
-from services.chassis.endpoint_limits import Only
 from services.chassis.envelope import Place
 from services.chassis.errors import (
     AlreadyExists,
@@ -30,14 +28,25 @@ from services.chassis.errors import (
     invalid,
 )
 from services.chassis.ids import SLUG, SLUG_RULE, uuid7
+from services.chassis.rules import Risk
 from services.chassis.secret import Secret
 from services.providers import oauth2
 from services.providers.oauth2 import NotOAuth, Tokens
 from services.registry.access.control import AccessControl
-from services.registry.audit.log import Actor
+from services.registry.audit.log import Event, Log
 from services.registry.credentials.places import key_place
 from services.registry.credentials.sealing import Sealing
 from services.registry.oauth.exchange import Exchange
+from services.registry.oauth.wishes import (
+    Addresses,
+    Begun,
+    Completed,
+    Returned,
+    Starter,
+    Wishes,
+    starter_of,
+    wishes_of,
+)
 from services.registry.store import connections as connection_store
 from services.registry.store import oauth as store
 from services.registry.store import tenants
@@ -51,7 +60,7 @@ PERMISSION: Final = "connections.manage"
 LASTING: Final = timedelta(minutes=10)
 TABLE: Final = "registry.oauth_flows"
 COLUMN: Final = "sealed"
-CALLBACK: Final = "/oauth/callback"
+KIND: Final = "OAuthFlow"
 CODE: Final = "authorization_code"
 NOT_UNDER_WAY: Final = "there is no such authorisation under way"
 _STATE: Final = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{32})\.([A-Za-z0-9_-]{43})")
@@ -70,106 +79,6 @@ class Denied(FailedPrecondition):
     reason = "OAUTH_DENIED"
 
 
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where browsers may be sent: our own front door, and what the deployment allows besides."""
-
-    public_url: str
-    allowed: Only
-    names_any: bool
-
-    def callback(self) -> str:
-        """The ingress's own address for what providers send back."""
-        if not self.public_url:
-            raise FailedPrecondition(
-                "the deployment has no public address: set TENON_REGISTRY_PUBLIC_URL",
-                reason="NO_PUBLIC_URL",
-            )
-        return f"{self.public_url}{CALLBACK}"
-
-    def check(self, field_name: str, url: str) -> None:
-        """Raise InvalidArgument for an address that is not allowed."""
-        try:
-            good = self.names_any and self.allowed.permits_url(URL(url, encoded=True))
-        except ValueError:
-            good = False
-        if not good:
-            raise invalid(
-                field_name,
-                "is not an address that the deployment allows (TENON_REGISTRY_RETURN_URLS)",
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What is to be connected, and where the browser goes afterwards; empty is not said."""
-
-    integration: str
-    connection: str = ""
-    venue: str = ""
-    user: str = ""
-    scopes: tuple[str, ...] = ()
-    return_url: str = ""
-    redirect_url: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Starter:
-    """In whose name a flow goes, in which tenant; `link_id` where a link began it.
-
-    `lent_by` is who stands behind a key that somebody else made for them.
-    """
-
-    tenant_id: UUID
-    actor: Actor
-    link_id: UUID | None = None
-    lent_by: UUID | None = None
-
-    def written(self) -> dict[str, Any]:
-        """Who it is, for a row; `starter_of` reads it."""
-        ids = {"principal_id": self.actor.principal_id, "lent_by": self.lent_by}
-        return asdict(self.actor) | {name: str(id_ or "") for name, id_ in ids.items()}
-
-
-def starter_of(row: Any) -> Starter:
-    """Who began a flow or made a link."""
-    said = dict(row.actor)
-    lent_by = said.pop("lent_by", "")
-    actor = Actor(**{**said, "principal_id": row.principal_id})
-    return Starter(row.tenant_id, actor, lent_by=UUID(lent_by) if lent_by else None)
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """Where the account's owner goes, and what must come back."""
-
-    url: str = field(repr=False)
-    state: str = field(repr=False)
-    expires_at: datetime
-    browser: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Returned:
-    """What the provider sent back; `browser` is what the visitor's browser showed with it."""
-
-    state: str = field(repr=False)
-    code: Secret = field(repr=False)
-    error: str = ""
-    issuer: str = ""
-    browser: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """What a flow came to: a connection, or a pending revision that would make it."""
-
-    tenant: str
-    connection: str
-    pending_id: str
-    return_url: str
-
-
 class Flows:
     """The use cases."""
 
@@ -181,6 +90,7 @@ class Flows:
         config: Config,
         access: AccessControl,
         addresses: Addresses,
+        log: Log,
     ) -> None:
         self._database = database
         self._sealing = sealing
@@ -188,6 +98,7 @@ class Flows:
         self._config = config
         self._access = access
         self._addresses = addresses
+        self._log = log
 
     def check(self, wishes: Wishes) -> None:
         """Raise InvalidArgument for wishes that can never be."""
@@ -214,7 +125,12 @@ class Flows:
                 raise NotOAuth(f"{integration.provider} connects no accounts by a code")
             scopes = wishes.scopes or app.spec.scopes
             row = await self._row(transaction, starter, flow_id, verifier)
-            kept = {**asdict(wishes), "scopes": list(scopes), "redirect_url": redirect_uri}
+            kept = {
+                **asdict(wishes),
+                "scopes": list(scopes),
+                "redirect_url": redirect_uri,
+                "app_id": str(app_row.credential_id),
+            }
             row |= {
                 "integration_id": integration.integration_id,
                 "wishes": kept,
@@ -222,6 +138,8 @@ class Flows:
                 "browser_hash": _hash(browser) if browser else None,
             }
             added = await transaction.one(store.ADD_FLOW, **row)
+            begun = Event("begin", KIND, wishes.integration, flow_id, Risk.MEDIUM)
+            await self._log.append(transaction, tenant_id, starter.actor, [begun])
         state = f"{tenant_id.hex}.{flow_id.hex}.{secret.reveal_text()}"
         url = oauth2.authorization_url(
             app,
@@ -239,7 +157,7 @@ class Flows:
         Raises FlowRefused, Denied, or what the provider or the write path has against it.
         """
         tenant_id, flow = await self._used(returned, by)
-        wishes = _wishes(flow)
+        wishes = wishes_of(flow)
         try:
             return await self._redeemed(tenant_id, flow, wishes, returned)
         except TenonError as error:
@@ -257,7 +175,8 @@ class Flows:
             _check_active(tenant)
             integration, app_row = await self._integration(transaction, tenant_id, wishes)
             verifier = await self._verifier(transaction, flow)
-        if integration.integration_id != flow.integration_id:
+        begun = (flow.integration_id, wishes.app_id)
+        if begun != (integration.integration_id, str(app_row.credential_id)):
             raise FlowRefused(NOT_UNDER_WAY)
         # Before the provider gives tokens that nobody may keep.
         caller = await self._caller(flow, tenant.slug)
@@ -300,7 +219,7 @@ class Flows:
         caller: Caller,
     ) -> Completed:
         """The credential and the connection, by the one write path."""
-        wishes, now = _wishes(flow), await self._now(flow.tenant_id)
+        wishes, now = wishes_of(flow), await self._now(flow.tenant_id)
         known = await self._known(flow.tenant_id, integration, app_row, wishes, tokens)
         name = known.name if known is not None else wishes.connection or _name(integration, tokens)
         credential = known.ref_credential if known is not None else _credential_name(name)
@@ -495,12 +414,6 @@ def _check_issuer(app: oauth2.App, issuer: str) -> None:
         return
     if issuer and issuer != expected:
         raise FlowRefused("the answer is another provider's")
-
-
-def _wishes(flow: Any) -> Wishes:
-    kept: Mapping[str, Any] = flow.wishes
-    scopes: Sequence[str] = kept["scopes"]
-    return Wishes(**{**kept, "scopes": tuple(scopes)})
 
 
 def _hash(text: str) -> bytes:

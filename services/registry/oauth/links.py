@@ -9,7 +9,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from hmac import compare_digest
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from services.chassis.database import Database
@@ -18,7 +18,8 @@ from services.chassis.ids import uuid7
 from services.chassis.rules import Risk
 from services.registry.audit.log import Event, Log
 from services.registry.keys.vault import Vault
-from services.registry.oauth.flows import Addresses, Begun, Flows, Starter, Wishes, starter_of
+from services.registry.oauth.flows import Flows
+from services.registry.oauth.wishes import Addresses, Begun, Starter, Wishes, starter_of, wishes_of
 from services.registry.store import oauth as store
 from services.registry.store.objects import GET_INTEGRATION
 
@@ -94,7 +95,7 @@ class Links:
             raise LinkRefused("this link is not valid any more")
         row = rows[0]
         starter = replace(starter_of(row), link_id=link_id)
-        return await self._flows.begin(starter, _wishes(row), in_browser=True)
+        return await self._flows.begin(starter, wishes_of(row), in_browser=True)
 
     def _token(self, tenant_id: UUID, link_id: UUID) -> str:
         mark = self._vault.link_mark(tenant_id.bytes, link_id.bytes)
@@ -109,7 +110,3 @@ class Links:
         if not compare_digest(mark, self._vault.link_mark(tenant, link)):
             raise LinkRefused("this link is not valid any more")
         return UUID(bytes=tenant), UUID(bytes=link)
-
-
-def _wishes(row: Any) -> Wishes:
-    return Wishes(**{**row.wishes, "scopes": tuple(row.wishes["scopes"])})

@@ -4,7 +4,8 @@ import logging
 from dataclasses import dataclass
 
 from services.chassis.errors import TenonError
-from services.registry.oauth.flows import Denied, FlowRefused, Flows, Returned, returning
+from services.registry.oauth.flows import Denied, FlowRefused, Flows, returning
+from services.registry.oauth.wishes import Returned
 
 log = logging.getLogger(__name__)
 

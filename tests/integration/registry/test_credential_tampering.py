@@ -158,6 +158,17 @@ async def test_a_changed_data_key_leases_nothing_and_is_told(executor: Caller, r
     assert await notices(rows) == 1
 
 
+async def test_an_older_version_that_stands_as_the_current_one_is_not_revealed(
+    owner: Caller, executor: Caller, rows: Rows
+) -> None:
+    await owner.apply("acme", [secret("made", "webhook_secret")])
+    await rotate(owner, "made", overlap=HOUR)
+    assert (await reveal(owner, "made")).version == 2
+    await rows.execute(b"UPDATE registry.credentials SET version = 1 WHERE name = 'made'")
+    with refused(errors.Internal, "INTERNAL"):
+        await reveal(owner, "made")
+
+
 async def test_what_does_not_open_is_not_revealed(
     owner: Caller, executor: Caller, rows: Rows
 ) -> None:

@@ -224,6 +224,24 @@ async def test_an_authorisation_is_for_the_integration_it_was_begun_for(world: W
     assert (world.redeemed, await world.all()) == ([], [])
 
 
+async def test_an_authorisation_is_for_the_app_it_was_begun_with(world: World) -> None:
+    back = await world.visit(await world.begin())
+    await world.apply(app(world.box, "other"), pay(world.box, app="other"))
+    with refused(errors.NotFound, REFUSED):
+        await world.complete(back)
+    assert (world.redeemed, await world.all()) == ([], [])
+
+
+async def test_an_authorisation_that_is_begun_stands_in_the_audit_log(world: World) -> None:
+    await world.begin()
+    told = await (
+        await world.rows.execute(
+            "SELECT action, object, risk FROM registry.audit_events WHERE kind = 'OAuthFlow'"
+        )
+    ).fetchall()
+    assert told == [("begin", "pay", Risk.MEDIUM)]
+
+
 async def test_a_code_of_another_authorisation_is_worth_nothing(world: World) -> None:
     mine, stolen = [await world.visit(await world.begin()) for _ in range(2)]
     with refused(errors.FailedPrecondition, "TOKENS_REFUSED"):
