@@ -5,7 +5,7 @@ through. All else goes to a process that is killed when it takes too much (`eval
 """
 
 import json
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from services.chassis.errors import Unavailable
 from services.chassis.evaluation import KINDS, Question
 from services.chassis.evaluation_pool import Pool, TooMuch
-from services.chassis.expression_paths import narrowed
+from services.chassis.expression_paths import Path, narrowed
 from services.chassis.expressions import Expression, ExpressionError, Json, Scope
 from services.chassis.templates import expressions
 
@@ -86,6 +86,19 @@ class View:
         """Whether a condition is true."""
         return bool(await self._answer(Question("holds", text), [Expression.parse(text)]))
 
+    async def which_hold(self, texts: Sequence[str]) -> list[bool | ExpressionError]:
+        """Whether each of some conditions is true, or why it has no answer.
+
+        What ends soon is asked of one scope together: most of what a short one costs is the scope.
+        """
+        with suppress(ExpressionError):
+            asked = [Expression.parse(text) for text in texts]
+            taken = self._taken(asked)
+            if _is_light(asked, taken):
+                scope = Scope(taken)
+                return [_held(one, scope) for one in asked]
+        return [await self._held(text) for text in texts]
+
     async def evaluate(self, text: str) -> Json:
         """The result of an expression."""
         return await self._answer(Question("evaluate", text), [Expression.parse(text)])
@@ -94,8 +107,17 @@ class View:
         """A value with every text in it rendered."""
         return await self._answer(Question("render", template), list(expressions(template)))
 
+    async def _held(self, text: str) -> bool | ExpressionError:
+        try:
+            return await self.holds(text)
+        except ExpressionError as error:
+            return error
+
+    def _taken(self, asked: Iterable[Expression]) -> dict[str, Any]:
+        return narrowed(self.values, frozenset[Path]().union(*(one.paths for one in asked)))
+
     async def _answer(self, question: Question, asked: list[Expression]) -> Json:
-        taken = narrowed(self.values, frozenset().union(*(one.paths for one in asked)))
+        taken = self._taken(asked)
         if _is_light(asked, taken):
             return KINDS[question.kind].answer(question.asked, Scope(taken))
         try:
@@ -103,6 +125,13 @@ class View:
                 return await worker.ask(question, _bytes(taken))
         except TooMuch as error:
             raise TooMuch(f"{_named(asked)}: {error.message}") from None
+
+
+def _held(condition: Expression, scope: Scope) -> bool | ExpressionError:
+    try:
+        return condition.holds(scope)
+    except ExpressionError as error:
+        return error
 
 
 def _is_light(asked: Iterable[Expression], taken: Mapping[str, Any]) -> bool:

@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-import secrets
 import sys
 import threading
 import traceback
@@ -16,6 +15,7 @@ from typing import Final
 
 from services.chassis.errors import invalid
 from services.chassis.plain_text import CONTROL
+from services.chassis.randomness import Randomness
 from services.chassis.redaction import redact, redact_field, remember
 
 __all__ = [
@@ -52,6 +52,7 @@ class Trace:
 _ids: Final[ContextVar[Mapping[str, str]]] = ContextVar("ids", default=MappingProxyType({}))
 _trace: Final[ContextVar[Trace | None]] = ContextVar("trace", default=None)
 
+_random: Final = Randomness()
 _TRACEPARENT: Final = re.compile(
     r"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})"
     r"-(?P<flags>[0-9a-f]{2})(?P<rest>-.*)?"
@@ -60,7 +61,7 @@ _TRACEPARENT: Final = re.compile(
 
 def new_trace() -> Trace:
     """A trace that begins here."""
-    return Trace(secrets.token_hex(16), secrets.token_hex(8), sampled=True)
+    return Trace(_random.taken(16).hex(), _random.taken(8).hex(), sampled=True)
 
 
 def parse_traceparent(header: str) -> Trace | None:
@@ -78,7 +79,7 @@ def parse_traceparent(header: str) -> Trace | None:
 def traceparent() -> str:
     """The header for a call made now: the bound trace (else a new one) with a span of its own."""
     trace = _trace.get() or new_trace()
-    return Trace(trace.trace_id, secrets.token_hex(8), trace.sampled).header
+    return Trace(trace.trace_id, _random.taken(8).hex(), trace.sampled).header
 
 
 def current_ids() -> Mapping[str, str]:

@@ -31,8 +31,8 @@ async def matching(
     where it should be tried again.
     """
     found = []
-    for each in subscriptions:
-        refused = await refusal(each, event, view)
+    answers = await refusals(subscriptions, event, view)
+    for each, refused in zip(subscriptions, answers, strict=True):
         if refused is None:
             found.append(each)
         elif refused.message:
@@ -41,20 +41,30 @@ async def matching(
     return found
 
 
-async def refusal(
-    subscription: ProjectedObject, event: Mapping[str, Any], view: View
-) -> Refusal | None:
-    """Why a subscription to its source does not take an event; None: it does."""
-    spec = subscription.spec
+async def refusals(
+    subscriptions: Sequence[ProjectedObject], event: Mapping[str, Any], view: View
+) -> list[Refusal | None]:
+    """Why each subscription to its source does not take an event; None: it does."""
+    found = [_outside(each.spec, event["type"]) for each in subscriptions]
+    asked = [
+        at for at, each in enumerate(subscriptions) if found[at] is None and each.spec["filter"]
+    ]
+    answers = await view.which_hold([subscriptions[at].spec["filter"] for at in asked])
+    for at, answer in zip(asked, answers, strict=True):
+        found[at] = _filtered(answer)
+    return found
+
+
+def _outside(spec: Mapping[str, Any], event_type: str) -> Refusal | None:
     if not spec["is_active"]:
         return Refusal("INACTIVE")
-    if not of_types(spec["event_types"], event["type"]):
-        return Refusal("OTHER_TYPE")
-    try:
-        holds = not spec["filter"] or await view.holds(spec["filter"])
-    except ExpressionError as error:
-        return Refusal("FILTER_FAILED", error.message)
-    return None if holds else Refusal("FILTERED")
+    return None if of_types(spec["event_types"], event_type) else Refusal("OTHER_TYPE")
+
+
+def _filtered(answer: bool | ExpressionError) -> Refusal | None:  # noqa: FBT001 - an answer
+    if isinstance(answer, ExpressionError):
+        return Refusal("FILTER_FAILED", answer.message)
+    return None if answer else Refusal("FILTERED")
 
 
 def of_types(patterns: Sequence[str], event_type: str) -> bool:

@@ -12,7 +12,7 @@ from services.executor.events import accepting
 from services.executor.events.accepting import Event
 from services.executor.events.log import EventLog, Seen
 from services.executor.events.routing import Target, route_of
-from services.executor.events.subscriptions import Refusal, refusal
+from services.executor.events.subscriptions import Refusal, refusals
 from services.executor.store import event_pages as store
 from services.executor.store.event_pages import Noted
 from services.executor.store.projected import ProjectedObject
@@ -79,7 +79,7 @@ class _Asking:
         """What a subscription says to it."""
         if (subscription.spec.get("endpoint") or "") != self.source:
             return _no(subscription, Refusal("OTHER_SOURCE"))
-        refused = await refusal(subscription, self.context, self.view)
+        (refused,) = await refusals([subscription], self.context, self.view)
         if refused is not None:
             return _no(subscription, refused)
         route = await route_of(subscription, self.targets, self.view)
