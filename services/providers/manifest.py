@@ -362,7 +362,7 @@ class Manifest(_Part):
                 raise ValueError(f"roles.{name}: {role.operation} is none of the operations")
             settings = {word.setting for word in role.words.values() if word.setting}
             if unknown := settings - self.config.keys():
-                raise ValueError(f"roles.{name}: no setting is called {sorted(unknown)[0]}")
+                raise ValueError(f"roles.{name}: no setting is called {min(unknown)}")
         return self
 
     def auth_rule(self, credential_type: str) -> AuthRule | None:
