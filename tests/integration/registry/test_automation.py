@@ -83,6 +83,7 @@ async def test_it_changes_and_goes_with_its_shorthand(owner: Caller) -> None:
     # Another source, which says nothing of it, leaves it as it is and takes nothing.
     other = await owner.apply("acme", [chat(display_name="Ours")], source="desk")
     assert shown(other.plan) == [("update", "Integration", "chat")]
+    assert other.plan.unchanged == 0
     assert not (await owner.plan("acme", [telling("build.failed", channel="#dev")])).changes
     plan = await owner.plan("acme", [chat()], source="git")
     assert shown(plan) == [
@@ -96,8 +97,8 @@ async def test_it_changes_and_goes_with_its_shorthand(owner: Caller) -> None:
 @pytest.mark.usefixtures("acme")
 async def test_another_source_may_take_the_shorthand_away(owner: Caller) -> None:
     await owner.apply("acme", [telling("release.*")], source="git")
-    await owner.apply("acme", [telling("build.failed")], source="desk")
-    await owner.apply("acme", [chat()], source="desk")
+    done = await owner.apply("acme", [telling()], source="desk")
+    assert shown(done.plan)[1:] == [("delete", "Subscription", "chat-notify")]
     assert NOTIFY not in await owner.snapshot("acme")
 
 
