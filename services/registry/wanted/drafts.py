@@ -138,7 +138,6 @@ class Drafts:
         ownership: Ownership,
         built_in: roles.BuiltIn,
     ) -> Draft:
-        refuse(shorthands.taken(submission.declared, current))
         tenant, source = submission.tenant, submission.source
         declared = [self._filled(tenant, one) for one in submission.declared]
         plan = make_plan(tenant, source, base, declared, current, ownership, self._schemas)
@@ -156,7 +155,8 @@ class Drafts:
             for path, sentence in roles.faults(one, known, built_in)
         )
         faults = [*self._checks.check(touched, known), *of_access]
-        refuse([shorthands.blamed(each, known) for each in faults])
+        faults = [shorthands.blamed(each, known) for each in faults]
+        refuse([*shorthands.taken(submission.declared, current), *faults])
         if any(one.absent for one in declared):
             # What a shorthand stands for goes with it, whoever had set that.
             with_it = {one.key for one in expanded}

@@ -110,7 +110,7 @@ def following(declared: Sequence[Declared], current: Known, known: Known) -> lis
     """What is to be declared, too, where these are: their integrations' subscriptions.
 
     `known` has every object as it will be. One that stands already as it is to be is among them;
-    what is in the way of one is left to `check_automation`.
+    what is in the way of one is left to `check_automation` and `taken`.
     """
     said = {one.key for one in declared}
     found: dict[Key, Declared] = {}
@@ -124,7 +124,8 @@ def following(declared: Sequence[Declared], current: Known, known: Known) -> lis
             if each.key not in said and (there is None or expanded_from(there) == one.name):
                 found[each.key] = replace(each, file=one.file, line=one.line)
         for key in keys_of(one.name):
-            if key not in found and expanded_from(current.get(key)) == one.name:
+            free = key not in found and key not in said
+            if free and expanded_from(current.get(key)) == one.name:
                 found[key] = Declared(*key, {}, file=one.file, line=one.line, absent=True)
     return list(found.values())
 
