@@ -233,3 +233,18 @@ async def test_who_may_not_change_subscriptions_has_no_shorthands(
             await ask("acme", [telling("a")])
         assert [each.field for each in held[0].violations] == ["Subscription/chat-notify#"]
     assert NOTIFY not in await owner.snapshot("acme")
+
+
+@pytest.mark.usefixtures("acme")
+async def test_a_policy_for_subscriptions_is_one_for_shorthands(
+    owner: Caller, calling: Calls
+) -> None:
+    policy = {"min_risk": "MEDIUM", "kinds": ["Subscription"]}
+    await owner.apply("acme", [chat(), documents.resource("review_policy", "four", **policy)])
+    author, other = await calling("ADMIN", "acme"), await calling("ADMIN", "acme")
+    waiting = await author.apply("acme", [telling("a")])
+    assert waiting.HasField("pending") and NOTIFY not in await owner.snapshot("acme")
+    request = config_pb2.ApproveRevisionRequest(name=waiting.pending.name)
+    done = await other.config.ApproveRevision(request, timeout=20)
+    assert done.state == config_pb2.PendingRevision.STATE_APPLIED
+    assert NOTIFY in await owner.snapshot("acme")
