@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -64,12 +64,17 @@ def classify(
     """The failure in an answer, or None for 2xx and 304; header names are lower-case.
 
     The manifest's first matching rule decides, else the status alone. `now` is in seconds since
-    the epoch.
+    the epoch. Some providers refuse with a good status: that is a failure by a rule of its body.
     """
-    if 200 <= status < 300 or status == 304:
+    good = 200 <= status < 300 or status == 304
+    rules = [rule for rule in manifest.failures.rules if rule.field or not good]
+    if good and not rules:
         return None
-    message = _message(body)
-    rule = _first_match(manifest.failures.rules, status, headers, message)
+    said = _fields(body)
+    message = _message(said, manifest.failures.message)
+    rule = _first_match(rules, status, headers, said, message)
+    if good and rule is None:
+        return None
     kind = rule.kind if rule else _kind_of(status)
     wait = retry_after(headers, now, manifest.failures.retry_after)
     if wait is None and rule is not None:
@@ -104,32 +109,58 @@ def _kind_of(status: int) -> FailureKind:
 
 
 def _first_match(
-    rules: tuple[FailureRule, ...], status: int, headers: Mapping[str, str], message: str | None
+    rules: Sequence[FailureRule],
+    status: int,
+    headers: Mapping[str, str],
+    said: Mapping[str, object],
+    message: str | None,
 ) -> FailureRule | None:
-    return next((rule for rule in rules if _matches(rule, status, headers, message)), None)
+    return next((rule for rule in rules if _matches(rule, status, headers, said, message)), None)
 
 
 def _matches(
-    rule: FailureRule, status: int, headers: Mapping[str, str], message: str | None
+    rule: FailureRule,
+    status: int,
+    headers: Mapping[str, str],
+    said: Mapping[str, object],
+    message: str | None,
 ) -> bool:
     name, value = rule.header or ("", "")
+    field, sign = rule.field or ("", None)
     return (
         (not rule.status or status in rule.status)
         and (not name or headers.get(name.lower()) == value)
         and (not rule.header_present or rule.header_present.lower() in headers)
+        and (not field or _same(said.get(field), sign))
         and (not rule.message or bool(re.search(rule.message, message or "", re.IGNORECASE)))
     )
 
 
-def _message(body: bytes) -> str | None:
+def _same(said: object, sign: object) -> bool:
+    # JSON's true is not its 1, which Python would call equal.
+    return type(said) is type(sign) and said == sign
+
+
+def _fields(body: bytes) -> Mapping[str, object]:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
-        return None
-    message = found.get("message") if isinstance(found, dict) else None
-    if not isinstance(message, str):
-        return None
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _message(said: Mapping[str, object], names: Sequence[str]) -> str | None:
+    message = next(filter(None, (_sentence(said.get(name)) for name in names)), "")
     return "".join(c if c.isprintable() else " " for c in message[:_MAX_MESSAGE]) or None
+
+
+def _sentence(value: object) -> str:
+    """A text, or those in a list or a mapping, a mapping's with their names."""
+    if isinstance(value, dict):
+        value = [f"{key}: {text}" for key, text in value.items() if isinstance(text, str)]
+    if isinstance(value, list):
+        return "; ".join(text for text in value if isinstance(text, str))
+    return value if isinstance(value, str) else ""
 
 
 def _from_retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, field_validator, model_validator
 
@@ -30,6 +30,7 @@ RetryAfterSource = Literal["retry-after", "x-ratelimit-reset"]
 FailureKind = Literal["rate_limited", "auth", "not_found", "invalid", "provider_error", "transient"]
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 Grant = Literal["authorization_code", "client_credentials", "jwt_bearer"]
+RoleName = Literal["message", "pipeline", "ticket"]
 Scalar = str | int | bool
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
@@ -154,17 +155,44 @@ class Operation(_Part):
         return self
 
 
+class Word(_Part):
+    """One word of a role's input, and what stands for it where it is not given.
+
+    That is the integration's `setting`, or else `default`, a template over `event`. One that is not
+    `required` and has neither is left out.
+    """
+
+    description: Sentence
+    required: bool = False
+    setting: Slug | None = None
+    default: str | None = None
+
+
+class Role(_Part):
+    """How this provider does what is wanted of all of its category (`providers.roles`).
+
+    `input` is that of the operation; a text in it that is `{word}` stands for a word's value.
+    """
+
+    operation: Slug
+    words: dict[Slug, Word] = {}
+    input: dict[str, Any] = {}
+
+
 class FailureRule(_Part):
     """A kind of failure and the signs of it; every sign given must be seen.
 
-    `header` is name and exact value; `message` is a pattern searched for, without regard to case,
-    in the `message` of a JSON answer. `wait_s` is the wait when the answer names none (seconds).
+    `header` is name and exact value, `field` the same of a JSON answer; `message` is a pattern
+    searched for, without regard to case, in what the answer says of itself. Only a rule with a
+    `field` makes a failure of an answer with a good status. `wait_s` is the wait when the answer
+    names none (seconds).
     """
 
     kind: FailureKind
     status: tuple[int, ...] = ()
     header: tuple[HeaderName, str] | None = None
     header_present: HeaderName | None = None
+    field: tuple[FieldName, Scalar] | None = None
     message: str | None = None
     wait_s: float | None = None
 
@@ -175,9 +203,14 @@ class FailureRule(_Part):
 
 
 class Failures(_Part):
-    """What this provider's refusals mean where HTTP alone does not say; the first rule wins."""
+    """What this provider's refusals mean where HTTP alone does not say; the first rule wins.
+
+    `message` is the field of a JSON answer in which it says why, as a text, a list or a mapping of
+    them; of several fields the first that says something counts.
+    """
 
     rules: tuple[FailureRule, ...] = ()
+    message: tuple[FieldName, ...] = ("message",)
     retry_after: tuple[RetryAfterSource, ...] = ("retry-after",)
 
 
@@ -308,6 +341,7 @@ class Manifest(_Part):
     headers: dict[HeaderName, str] = {}
     verify: Slug | None = None
     operations: dict[Slug, Operation] = {}
+    roles: dict[RoleName, Role] = {}
     failures: Failures = Failures()
     oauth2: OAuth2 | None = None
     webhook: Webhook | None = None
@@ -323,6 +357,12 @@ class Manifest(_Part):
             setting = self.config.get(rule.header_setting) if rule.header_setting else None
             if rule.header_setting and (setting is None or setting.type != "string"):
                 raise ValueError(f"auth: header_setting {rule.header_setting} is no string setting")
+        for name, role in self.roles.items():
+            if role.operation not in self.operations:
+                raise ValueError(f"roles.{name}: {role.operation} is none of the operations")
+            settings = {word.setting for word in role.words.values() if word.setting}
+            if unknown := settings - self.config.keys():
+                raise ValueError(f"roles.{name}: no setting is called {min(unknown)}")
         return self
 
     def auth_rule(self, credential_type: str) -> AuthRule | None:

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict
@@ -18,7 +18,8 @@ FaultKind = Literal["status", "rate_limit", "slow", "truncate", "reset", "hang",
 class Fault(BaseModel):
     """One fault for the next `times` requests whose path matches `path` (`*` for anything).
 
-    status, rate_limit: refused with `status` (500; 429), nothing done; `retry_after` in seconds.
+    status, rate_limit: refused with `status` (500; 429), nothing done; `retry_after` in seconds,
+    `body` what is said instead of GitHub's words, such as Slack's {"ok": false}.
     slow: done, answered after `delay_s`. truncate: done, the answer's body breaks off half-way.
     reset: done, then the connection is reset. hang: done, never answered.
     late: done only after `delay_s`, even if the client has gone by then.
@@ -33,6 +34,7 @@ class Fault(BaseModel):
     status: int | None = None
     delay_s: float = 1.0
     retry_after: int | None = None
+    body: dict[str, Any] | None = None
 
     def hits(self, method: str, path: str) -> bool:
         """Whether a request of this method and path gets the fault."""
@@ -92,7 +94,8 @@ async def _rate_limit(fault: Fault, _request: web.Request, _handler: Handler) ->
 
 def _refusal(fault: Fault, status: int, message: str) -> web.Response:
     headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-    return web.json_response({"message": message}, status=status, headers=headers)
+    body = {"message": message} if fault.body is None else fault.body
+    return web.json_response(body, status=status, headers=headers)
 
 
 async def _slow(fault: Fault, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -7,12 +7,13 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from services.sandbox.state import Comment, State
+from services.sandbox.state import Comment, Dispatch, State
 
 _MADE: Final = "2026-01-01T00:00:00Z"
 _LOGIN: Final = "tenon-sandbox"
 _MAX_PER_PAGE: Final = 100
 _DEFAULT_PER_PAGE: Final = 30
+_WORKFLOW: Final = r"/repos/{owner}/{repo}/actions/workflows/{workflow:[0-9]+|[^/]+\.ya?ml}"
 
 
 class GitHub:
@@ -30,6 +31,7 @@ class GitHub:
             web.get(issue, self.get_issue),
             web.get(issue + "/comments", self.list_comments),
             web.post(issue + "/comments", self.create_comment),
+            web.post(_WORKFLOW + "/dispatches", self.dispatch),
         ]
 
     async def user(self, _request: web.Request) -> web.Response:
@@ -74,6 +76,22 @@ class GitHub:
             return refusal(422, "Validation Failed")
         comment = _comment(self._state.add_comment(repo, number, text))
         return web.json_response(comment, status=201, headers={"Location": str(comment["url"])})
+
+    async def dispatch(self, request: web.Request) -> web.Response:
+        """POST that a workflow is to run: 204, or 422 without a ref."""
+        repo = _repo(request)
+        if repo not in self._state.repos:
+            return not_found()
+        try:
+            given = await request.json()
+        except ValueError:
+            return refusal(400, "Problems parsing JSON")
+        ref = given.get("ref") if isinstance(given, dict) else None
+        if not isinstance(ref, str) or not ref:
+            return refusal(422, 'Invalid request.\n\n"ref" wasn\'t supplied.')
+        workflow, inputs = request.match_info["workflow"], given.get("inputs") or {}
+        self._state.dispatches.append(Dispatch(repo, workflow, ref, inputs))
+        return web.Response(status=204)
 
 
 def refusal(status: int, message: str) -> web.Response:

@@ -1,10 +1,13 @@
-"""A local provider that behaves as GitHub's documents say, and misbehaves on demand.
+"""A local provider that behaves as others' documents say, and misbehaves on demand.
 
-/user, /repos/…     GitHub's API, behind a token check
+/user, /repos/…     GitHub's API and GitHub Actions', behind a token check
+/slack/…            Slack's, behind the same
+/jira/…             Jira's, behind the same
 /echo, /echo/…      answers with what it got; open to all
 /oauth/…            an identity provider (`oauth`), which checks its callers itself
 /__faults           GET, POST a Fault, DELETE all
 /__calls            GET every call but these, DELETE the log
+/__made             GET the messages, dispatches and tickets that were made
 /__oauth, /__oauth/…    the identity provider's controls (`oauth_controls`)
 """
 
@@ -12,7 +15,7 @@ import re
 from base64 import b64decode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hmac import compare_digest
 from pathlib import Path
 from typing import Final
@@ -20,6 +23,7 @@ from typing import Final
 from aiohttp import web
 from pydantic import ValidationError
 
+from services.sandbox import jira, slack
 from services.sandbox.faults import Fault, Faults, Handler
 from services.sandbox.github import GitHub, not_found, refusal
 from services.sandbox.identity import Identity
@@ -86,16 +90,26 @@ def _application(token: str, state: State, faults: Faults, identity: Identity) -
         authorized = _authorized(request, token)
         state.calls.append(await _recorded(request, authorized=authorized))
         if not authorized and not _OPEN.fullmatch(request.path):
-            given = "Authorization" in request.headers
-            return refusal(401, "Bad credentials" if given else "Requires authentication")
+            return _stranger(request)
         return await faults.respond(request, _known(handler))
 
     app = web.Application(middlewares=[guard])
     oauth = OAuth(identity)
     app.add_routes([*GitHub(state).routes(), *oauth.routes()])
+    app.add_routes([*slack.Slack(state).routes(), *jira.Jira(state).routes()])
     app.router.add_route("*", f"/{{path:{_ECHO}}}", _echo(token))
     app.add_routes([*_controls(state, faults), *oauth_controls(identity, oauth)])
     return app
+
+
+def _stranger(request: web.Request) -> web.StreamResponse:
+    """The refusal of a call with a wrong token, or with none, in its provider's words."""
+    given = "Authorization" in request.headers
+    if request.path.startswith(slack.PREFIX):
+        return slack.refused("invalid_auth" if given else "not_authed")
+    if request.path.startswith(jira.PREFIX):
+        return jira.refused(401, "Client must be authenticated to access this resource.")
+    return refusal(401, "Bad credentials" if given else "Requires authentication")
 
 
 def _known(handler: Handler) -> Handler:
@@ -138,12 +152,17 @@ def _controls(state: State, faults: Faults) -> list[web.RouteDef]:
         state.calls.clear()
         return web.Response(status=204)
 
+    async def list_made(_request: web.Request) -> web.Response:
+        made = {name: getattr(state, name) for name in ("messages", "dispatches", "tickets")}
+        return web.json_response({k: [asdict(each) for each in v] for k, v in made.items()})
+
     return [
         web.get("/__faults", list_faults),
         web.post("/__faults", add_fault),
         web.delete("/__faults", clear_faults),
         web.get("/__calls", list_calls),
         web.delete("/__calls", clear_calls),
+        web.get("/__made", list_made),
     ]
 
 

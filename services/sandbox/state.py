@@ -1,4 +1,4 @@
-"""What the stand-in remembers: repositories, issues, comments, and every call it got."""
+"""What the stand-in remembers: repositories, what was made in it, and every call it got."""
 
 import json
 import time
@@ -38,6 +38,35 @@ class Comment:
     body: str
 
 
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """A workflow that was begun on `ref` of `repo` (`owner/name`)."""
+
+    repo: str
+    workflow: str
+    ref: str
+    inputs: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message in a channel; `said` is all that came with it."""
+
+    channel: str
+    text: str
+    said: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """An issue of a project, with all the fields it was made of."""
+
+    key: str
+    project: str
+    summary: str
+    fields: Mapping[str, object]
+
+
 class State:
     """Everything of one sandbox; with `file`, comments outlive the process."""
 
@@ -46,6 +75,9 @@ class State:
         """Repository (`owner/name`) → how many issues it has, numbered from 1."""
         self.calls: deque[RecordedCall] = deque(maxlen=_KEPT_CALLS)
         self._file = file
+        self.dispatches: list[Dispatch] = []
+        self.messages: list[Message] = []
+        self.tickets: list[Ticket] = []
         self.comments: list[Comment] = []
         if file is not None and file.exists():
             self.comments = [Comment(**each) for each in json.loads(file.read_text("utf-8"))]

@@ -8,15 +8,23 @@ import pytest
 import yaml
 
 import services.providers.catalog as catalog_module
+from services.chassis import templates
 from services.providers.auth import CREDENTIAL_TYPES
 from services.providers.catalog import Catalog
 from services.providers.manifest import Category
+from services.providers.roles import ROLE_OF, Action, placed, problems, words_in
 from services.providers.signatures import SCHEMES
 
 ROOT = Path(catalog_module.__file__).parent
 FILES = sorted(ROOT.glob("*/*.yaml"))
 CATALOG = Catalog.load()
 SAFE_METHODS = {"GET", "HEAD"}
+# Without those of its category nobody's shorthands would work with it, nor its neighbour's words.
+WORDS = {"message": {"channel", "text"}, "ticket": {"title", "description", "type"}}
+SEEN = {
+    "event": frozenset({"id", "type", "payload", "headers"}),
+    "integration": frozenset({"name", "config"}),
+}
 
 
 @pytest.fixture(params=FILES, ids=lambda file: file.stem)
@@ -93,3 +101,26 @@ def test_it_holds_no_secret_and_says_who_is_calling(raw: dict[str, Any]) -> None
     names = {name.lower() for name in raw["headers"]}
     assert "user-agent" in names
     assert not names & {"authorization", "cookie", "x-api-key", "host", "content-length"}
+
+
+def test_it_plays_the_role_of_its_category(file: Path) -> None:
+    manifest = CATALOG.get(file.stem)
+    expected = ROLE_OF.get(manifest.category)
+    assert expected is None or expected in manifest.roles
+    for name, role in manifest.roles.items():
+        assert WORDS.get(name, set()) <= role.words.keys(), name
+        assert set(words_in(role.input)) == role.words.keys(), name
+        for word in role.words.values():
+            assert not templates.problems(word.default, SEEN), name
+
+
+def test_its_roles_fill_their_operations(file: Path) -> None:
+    manifest = CATALOG.get(file.stem)
+    for name, role in manifest.roles.items():
+        wanted = Action(role=name, input={word: f"the {word}" for word in role.words})
+        assert list(problems(manifest, wanted, {})) == []
+        call = placed(manifest, wanted, {})
+        operation = manifest.operations[call.operation]
+        assert call.params.keys() == operation.path_params.keys()
+        assert bool(call.body) == operation.body
+        assert not operation.safe

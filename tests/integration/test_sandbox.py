@@ -342,3 +342,67 @@ async def test_the_sender_command_says_whether_it_was_accepted(tmp_path: Path, b
         assert json.loads(out)["status"] == (200 if code == 0 else 401)
     assert len({call.headers["x-github-delivery"] for call in box.calls}) == 2
     verify("github_sha256", [Secret("hook")], box.calls[0].headers, b'{"zen": 1}', 0)
+
+
+def at(box: Box, provider: str, place: str, **config: object) -> Integration:
+    kinds = {"jira": Credential("basic", {"username": Secret("a"), "password": Secret(TOKEN)})}
+    bearer = Credential("bearer", {"token": Secret(TOKEN)})
+    return Integration(provider, f"{box.url}{place}", config, kinds.get(provider, bearer))
+
+
+async def test_slack_says_in_the_body_what_became_of_a_call(
+    box: Box, client: ProviderClient
+) -> None:
+    slack = at(box, "slack", "/slack")
+    assert (await client.operate(slack, "test_auth")).failure is None
+    answer = await client.operate(slack, "post_message", body={"channel": "#ops", "text": "Hi"})
+    assert answer.failure is None
+    assert answer.json()["ok"] is True  # type: ignore[index]
+    assert [(each.channel, each.text) for each in box.state.messages] == [("#ops", "Hi")]
+    answer = await client.operate(slack, "post_message", body={"text": "Hi"})
+    assert answer.failure is not None
+    assert (answer.status, answer.failure.kind) == (200, "not_found")
+    stranger = Integration(
+        "slack", slack.base_url, {}, Credential("bearer", {"token": Secret("x")})
+    )
+    answer = await client.operate(stranger, "test_auth")
+    assert answer.failure is not None
+    assert (answer.failure.kind, answer.failure.message) == ("auth", "invalid_auth")
+    box.faults.add(
+        Fault(
+            path="/slack/*", kind="status", status=200, body={"ok": False, "error": "ratelimited"}
+        )
+    )
+    answer = await client.operate(slack, "post_message", body={"channel": "#ops", "text": "Hi"})
+    assert answer.failure is not None
+    assert answer.failure.kind == "rate_limited"
+    assert len(box.state.messages) == 1
+
+
+async def test_a_workflow_is_dispatched_on_a_ref(box: Box, client: ProviderClient) -> None:
+    actions = at(box, "github_actions", "", **SHOP, workflow_id="build.yml")
+    answer = await client.operate(actions, "dispatch_workflow", body={"ref": "main"})
+    assert (answer.status, answer.failure) == (204, None)
+    (begun,) = box.state.dispatches
+    assert (begun.repo, begun.workflow, begun.ref) == ("acme/shop", "build.yml", "main")
+    answer = await client.operate(actions, "dispatch_workflow", body={})
+    assert answer.failure is not None
+    assert (answer.status, answer.failure.kind) == (422, "invalid")
+
+
+async def test_jira_names_the_fields_that_are_wrong(box: Box, client: ProviderClient) -> None:
+    jira = at(box, "jira", "/jira")
+    assert (await client.operate(jira, "get_myself")).failure is None
+    good = {"project": {"key": "SHOP"}, "issuetype": {"name": "Epic"}, "summary": "Release 1"}
+    for key in ("SHOP-1", "SHOP-2"):
+        answer = await client.operate(jira, "create_issue", body={"fields": good})
+        assert answer.status == 201
+        assert answer.json()["key"] == key  # type: ignore[index]
+    empty = {"type": "doc", "version": 1, "content": [{"type": "text", "text": ""}]}
+    wrong = {**good, "summary": "", "description": empty}
+    answer = await client.operate(jira, "create_issue", body={"fields": wrong})
+    assert answer.failure is not None
+    assert answer.failure.kind == "invalid"
+    assert answer.failure.message is not None
+    assert "summary: You must specify" in answer.failure.message
+    assert "description: " in answer.failure.message

@@ -15,6 +15,7 @@ from services.executor.deliveries.messages import message
 from services.executor.engine.work import Started
 from services.executor.events.subscriptions import Refusal, matching
 from services.executor.executions import runs
+from services.executor.executions.actions import action_of, connector_name
 from services.executor.executions.runs import Run
 from services.executor.registry.credentials import LeasedKey
 from services.executor.store import projected
@@ -85,7 +86,9 @@ def started(event: Told, taking: Sequence[Route], key: LeasedKey) -> list[Starte
 
 
 def target_of(subscription: ProjectedObject) -> Target:
-    """Kind and name of what a subscription routes to."""
+    """Kind and name of what a subscription routes to; its action is a connector of its own."""
+    if action_of(subscription) is not None:
+        return CONNECTOR, connector_name(subscription.name)
     endpoint = subscription.spec.get("deliver_to")
     return (ENDPOINT, endpoint) if endpoint else (CONNECTOR, subscription.spec["connector"])
 

@@ -16,6 +16,7 @@ from services.providers.calls import Call, operation_call
 from services.providers.client import ProviderResponse
 from services.providers.failures import Failure, backoff
 from services.providers.manifest import Manifest, Parameter
+from services.providers.roles import Action, operation_of, placed
 
 REPEATABLE_METHODS: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 """RFC 9110 §9.2.2, as far as connectors use them."""
@@ -39,7 +40,10 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step as the connector has it; texts may be templates."""
+    """A step as the connector has it; texts may be templates.
+
+    One with an `action` has its call from that alone.
+    """
 
     name: str
     integration: str
@@ -56,6 +60,7 @@ class Step:
     retry: Retry
     idempotent: bool | None
     continue_on_error: bool
+    action: Action | None = None
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> "Step":
@@ -74,20 +79,32 @@ class Step:
             retry=Retry(retry["max_attempts"], seconds(retry["base"]), seconds(retry["cap"])),
             idempotent=spec.get("idempotent"),
             continue_on_error=bool(spec.get("continue_on_error")),
+            action=Action(**spec["action"]) if spec.get("action") else None,
         )
 
     def repeatable(self, manifest: Manifest | None) -> bool:
         """Whether its call may be made twice: as it says, or its operation, or its method."""
         if self.idempotent is not None:
             return self.idempotent
-        if self.operation:
-            operation = manifest.operations.get(self.operation) if manifest else None
+        if self.operation or self.action:
+            operation = manifest.operations.get(self._operation(manifest)) if manifest else None
             return operation is not None and operation.idempotent
         return self.method in REPEATABLE_METHODS
+
+    def _operation(self, manifest: Manifest) -> str:
+        return operation_of(manifest, self.action) if self.action else self.operation
 
     async def wanted(self, view: View) -> bool:
         """Whether its condition holds. Raises ExpressionError."""
         return not self.condition or await view.holds(self.condition)
+
+    def calling(self, manifest: Manifest, config: Mapping[str, object]) -> "Step":
+        """The step with its action as the call that it comes to. Raises CallInvalid."""
+        if self.action is None:
+            return self
+        call = placed(manifest, self.action, config)
+        place: Any = {"path_params": call.params, "query": call.query, "body": call.body}
+        return replace(self, operation=call.operation, action=None, **place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +131,7 @@ class Verdict:
 
 async def call_of(step: Step, manifest: Manifest, config: Mapping[str, object], view: View) -> Call:
     """The call, every template rendered. Raises ExpressionError and CallInvalid."""
+    step = step.calling(manifest, config)
     path = {} if step.operation else {"path": step.path}
     maps: dict[str, Any] = {
         "path_params": step.path_params,

@@ -24,6 +24,7 @@ from services.executor.engine import steering
 from services.executor.engine.governing import govern
 from services.executor.engine.steering import Limits
 from services.executor.executions import scheduler
+from services.executor.executions.actions import with_actions
 from services.executor.registry.client import Registry
 from services.executor.registry.messages import FeedMessage, Snapshot
 from services.executor.store import cursor, projected, tenants
@@ -176,12 +177,13 @@ class Projection:
             snapshot.revision,
             snapshot.draining,
         )
+        objects = with_actions(snapshot.objects)
         async with self._database.tenant(snapshot.tenant_id) as tx:
             if not await tenants.write(tx, tenant, seen=seen):
                 raise errors.Aborted("another leader projects this tenant")
-            await projected.replace(tx, snapshot.tenant_id, snapshot.objects)
-            await scheduler.replace_all(tx, snapshot.tenant_id, snapshot.objects, utc_now())
-            await govern(tx, snapshot.tenant_id, snapshot.limits, snapshot.objects)
+            await projected.replace(tx, snapshot.tenant_id, objects)
+            await scheduler.replace_all(tx, snapshot.tenant_id, objects, utc_now())
+            await govern(tx, snapshot.tenant_id, snapshot.limits, objects)
             BEFORE_COMMIT.hit()
 
     async def _advance(self, position: str) -> None:

@@ -89,6 +89,8 @@ def _states() -> Any:
     owned = and_(
         PROJECTED_OBJECTS.c.tenant_id == LANES.c.tenant_id,
         PROJECTED_OBJECTS.c.object_id == LANES.c.lane_id,
+        # Whose action has the lane, and the same id.
+        PROJECTED_OBJECTS.c.kind != "Subscription",
     )
     table = (
         LANES.join(TENANT_LANES, TENANT_LANES.c.tenant_id == LANES.c.tenant_id)

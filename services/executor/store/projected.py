@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Uuid, all_, and_, bindparam, delete, func, or_, select
+from sqlalchemy import String, Uuid, and_, bindparam, delete, exists, func, not_, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -177,12 +177,18 @@ TENANT = Statement(
         func.array(select(PROVIDER_SWITCHES.c.provider).scalar_subquery()).label("switched_off"),
     ).where(TENANTS.c.tenant_id == bindparam("tenant_id"))
 )
-DELETE_OTHERS = Statement(
-    delete(OBJECTS).where(
-        OBJECTS.c.tenant_id == bindparam("tenant_id"),
-        OBJECTS.c.object_id != all_(bindparam("kept", type_=ARRAY(Uuid))),
-    )
-)
+
+
+def _delete_others() -> Statement:
+    arrays = [bindparam("kinds", type_=ARRAY(String)), bindparam("ids", type_=ARRAY(Uuid))]
+    kept = func.unnest(*arrays).table_valued("kind", "object_id", name="kept").render_derived()
+    # An action's connector has the id of its subscription.
+    same = and_(OBJECTS.c.kind == kept.c.kind, OBJECTS.c.object_id == kept.c.object_id)
+    mine = OBJECTS.c.tenant_id == bindparam("tenant_id")
+    return Statement(delete(OBJECTS).where(mine, not_(exists().where(same))))
+
+
+DELETE_OTHERS = _delete_others()
 
 
 def _upsert() -> Statement:
@@ -314,7 +320,8 @@ def wanted(answers: Sequence[list[Any]]) -> Wanted:
 async def replace(tx: Transaction, tenant_id: UUID, objects: Sequence[ProjectedObject]) -> None:
     """Make a tenant's projection these objects and no others."""
     # A name may have gone from one object to another: the old one must go first.
-    gone = Bound(DELETE_OTHERS, {"tenant_id": tenant_id, "kept": [o.object_id for o in objects]})
+    kept = {"kinds": [each.kind for each in objects], "ids": [each.object_id for each in objects]}
+    gone = Bound(DELETE_OTHERS, {"tenant_id": tenant_id, **kept})
     await tx.pipeline([gone, *(Bound(UPSERT, _values(tenant_id, each)) for each in objects)])
 
 

@@ -208,6 +208,7 @@ class Approvals:
             authority = await self._authority(tenant.slug, author)
             authority.check(submission.declared, submission.source)
             draft = await self._config.draft(transaction, submission, tenant)
+            authority.check(draft.declared, submission.source)
             authority.check_gifts(draft.plan.changes, draft.known, draft.built_in)
         except PermissionDenied:
             return await self._stale(transaction, row, approver, "its author may not make it now")

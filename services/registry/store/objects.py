@@ -82,6 +82,7 @@ STORED: Mapping[str, Stored] = {
             "is_primary",
             "is_active",
             "config",
+            "automation",
         ),
         (
             Reference("credential", "credential_id", "Credential"),
@@ -121,7 +122,7 @@ STORED: Mapping[str, Stored] = {
     "Subscription": Stored(
         t.subscriptions,
         "subscription_id",
-        ("is_active", "event_types", "filter", "transform"),
+        ("is_active", "event_types", "filter", "transform", "action"),
         (
             Reference("endpoint", "endpoint_id", "WebhookEndpoint"),
             Reference("connector", "connector_id", "Connector"),

@@ -18,6 +18,7 @@ integrations = wanted(
     Column("config", JSONB, nullable=False),
     id_("credential_id", nullable=True),
     id_("app_id", nullable=True),
+    Column("automation", JSONB, nullable=False),
 )
 
 connectors = wanted(
@@ -56,7 +57,7 @@ subscriptions = wanted(
     Column("event_types", ARRAY(Text), nullable=False),
     text("filter"),
     id_("target_id", nullable=True),
-    Column("transform", JSONB, nullable=False),
+    *(Column(name, JSONB, nullable=False) for name in ("transform", "action")),
 )
 
 review_policies = wanted(

@@ -119,6 +119,7 @@ class Config:
             async with self._database.snapshot(tenant_id) as transaction:
                 row = await tenants.read(transaction, tenant_id)
                 draft = await self._drafts.make(transaction, submission, row)
+        authority.check(draft.declared, submission.source)
         authority.check_gifts(draft.plan.changes, draft.known, draft.built_in)
         return _planned(draft)
 
@@ -159,6 +160,7 @@ class Config:
                 return kept
             BEGUN.hit()
             draft = await self.draft(transaction, submission, row)
+            authority.check(draft.declared, submission.source)
             authority.check_gifts(draft.plan.changes, draft.known, draft.built_in)
             applied = await self._take(transaction, tenant_id, submission, draft, caller)
             body = answer(applied)

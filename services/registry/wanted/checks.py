@@ -14,6 +14,7 @@ from services.chassis import constraints, expressions, jsonpath, templates
 from services.chassis.errors import InvalidArgument, NotFound, Violation
 from services.chassis.ids import SLUG, SLUG_RULE, TENANT_ID
 from services.chassis.recurrence import Recurrence, RecurrenceError
+from services.providers import roles
 from services.providers.catalog import Catalog
 from services.providers.manifest import Manifest
 from services.providers.urls import template_names
@@ -25,7 +26,8 @@ from services.registry.wanted.credential_checks import (
     check_provider_of,
 )
 from services.registry.wanted.endpoint_checks import check_endpoint, check_routes
-from services.registry.wanted.objects import Complete, Declared, Key, Schemas, spec_of
+from services.registry.wanted.objects import LABELS, Complete, Declared, Key, Schemas, spec_of
+from services.registry.wanted.shorthands import OURS, check_automation, is_ours
 
 LONGEST_TIMEOUT_S: Final = 300.0
 MOST_ATTEMPTS: Final = 10
@@ -80,6 +82,12 @@ def _alone(one: Declared, tenant: str, schemas: Schemas, times: Mapping[Key, int
             yield "", "a tenant is deleted by DeleteTenant alone"
         return
     yield from constraints.faults(schemas[one.kind], spec_of(one.fields), "spec")
+    yield from _unfit(one)
+
+
+def _unfit(one: Declared) -> Found:
+    if any(map(is_ours, one.fields.get(LABELS, {}))):
+        yield LABELS, f"that begin with {OURS} are not for documents"
     for field, value in one.fields.items():
         if _has_nul(value):
             yield field, "has a NUL character, which no text here can hold"
@@ -106,7 +114,7 @@ class Checks:
             "Connection": check_connection,
             "Connector": self._connector,
             "WebhookEndpoint": partial(_endpoint, catalog=catalog),
-            "Subscription": _subscription,
+            "Subscription": partial(_subscription, catalog=catalog),
             "ReviewPolicy": self._policy,
         }
 
@@ -175,6 +183,7 @@ class Checks:
             yield "spec.credential", f"{manifest.provider} takes {takes}, not {kind}"
         yield from check_app_of(one, known)
         yield from check_provider_of(one, known)
+        yield from check_automation(one, known)
         if other := _other_primary(one, known):
             yield "spec.is_primary", f"{other} is primary for this provider and environment"
 
@@ -240,12 +249,30 @@ def _endpoint(one: Complete, known: Mapping[Key, Complete], catalog: Catalog) ->
     yield from _expression(delivery["key"], "spec.delivery.key", {"event": EVENT})
 
 
-def _subscription(one: Complete, known: Mapping[Key, Complete]) -> Found:
+def _subscription(one: Complete, known: Mapping[Key, Complete], catalog: Catalog) -> Found:
     spec = one.spec()
     yield from _expression(spec["filter"], "spec.filter", {"event": EVENT})
     for inner, sentence in templates.problems(spec["transform"], {"event": EVENT}):
         yield f"spec.transform{inner}", sentence
     yield from check_routes(one, known)
+    yield from _action(spec["action"], known, catalog)
+
+
+def _action(action: Mapping[str, Any], known: Mapping[Key, Complete], catalog: Catalog) -> Found:
+    """Whether an integration can do what is wanted of it, by its provider's manifest."""
+    path = "spec.action"
+    said, names = action["input"] or {}, {name: CONTEXT[name] for name in ("event", "integration")}
+    for inner, sentence in templates.problems(said, names):
+        yield f"{path}.input{inner}", sentence
+    yield from _retry(action["retry"], f"{path}.retry")
+    integration = known.get(("Integration", action["integration"]))
+    spec = integration.spec() if integration else {}
+    manifest = catalog.manifests.get(spec.get("provider", ""))
+    if manifest is not None:
+        settings = manifest.config_with_defaults(spec["config"] or {})
+        wanted = roles.Action(action["role"], action["operation"], said)
+        for inner, sentence in roles.problems(manifest, wanted, settings):
+            yield f"{path}.{inner}", sentence
 
 
 def _lane(lane: Mapping[str, Any], path: str) -> Found:

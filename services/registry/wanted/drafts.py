@@ -17,7 +17,7 @@ from services.registry.keys.sealing_keys import SealingKeys
 from services.registry.keys.vault import Vault
 from services.registry.store import objects, revisions, tenants
 from services.registry.store.roles import BuiltInRoles
-from services.registry.wanted import removals
+from services.registry.wanted import removals, shorthands
 from services.registry.wanted.checks import Checks, check_declared, refuse, violation
 from services.registry.wanted.objects import (
     SECRET_VALUES,
@@ -55,7 +55,10 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A checked plan with everything needed to write it."""
+    """A checked plan with everything needed to write it.
+
+    `declared` has what shorthands stand for, too, where that changes.
+    """
 
     plan: Plan
     declared: tuple[Declared, ...]
@@ -95,7 +98,7 @@ class Drafts:
         submission = await self._unsealed(submission)
         current = {one.key: one for one in await objects.everything(transaction, row.tenant_id)}
         current["Tenant", row.slug] = tenants.complete(row)
-        keys = [one.key for one in submission.declared]
+        keys = [key for one in submission.declared for key in _concerned(one)]
         ownership = await revisions.ownership(transaction, row.tenant_id, keys)
         built_in = await self._built_in.allowed()
         return self._draft(submission, row.revision, current, ownership, built_in)
@@ -135,22 +138,43 @@ class Drafts:
         ownership: Ownership,
         built_in: roles.BuiltIn,
     ) -> Draft:
-        declared = [self._filled(submission.tenant, one) for one in submission.declared]
         tenant, source = submission.tenant, submission.source
+        declared = [self._filled(tenant, one) for one in submission.declared]
         plan = make_plan(tenant, source, base, declared, current, ownership, self._schemas)
-        changed = {one.after.key: one.after for one in plan.changes if one.action != "delete"}
-        gone = {one.after.key for one in plan.changes if one.action == "delete"}
-        known = {key: one for key, one in {**current, **changed}.items() if key not in gone}
-        touched = self._touched(changed.keys(), known)
+        known = _known(plan, current)
+        expanded = self._expanded(tenant, declared, current, known)
+        if expanded:
+            declared += expanded
+            plan = make_plan(tenant, source, base, declared, current, ownership, self._schemas)
+            known = _known(plan, current)
+        changed = {one.after.key for one in plan.changes if one.action != "delete"}
+        touched = self._touched(changed, known)
         of_access = (
             violation(one.key, path, sentence)
             for one in touched
             for path, sentence in roles.faults(one, known, built_in)
         )
-        refuse([*self._checks.check(touched, known), *of_access])
+        faults = [*self._checks.check(touched, known), *of_access]
+        faults = [shorthands.blamed(each, known) for each in faults]
+        refuse([*shorthands.taken(submission.declared, current), *faults])
         if any(one.absent for one in declared):
-            removals.check(plan, declared, known, ownership, self._schemas, force=submission.force)
+            # What a shorthand stands for goes with it, whoever had set that.
+            with_it = {one.key for one in expanded}
+            owned = {key: owners for key, owners in ownership.items() if key not in with_it}
+            removals.check(plan, declared, known, owned, self._schemas, force=submission.force)
         return Draft(plan, tuple(declared), known, ownership, built_in)
+
+    def _expanded(
+        self,
+        tenant: str,
+        declared: Sequence[Declared],
+        current: Mapping[Key, Complete],
+        known: Mapping[Key, Complete],
+    ) -> list[Declared]:
+        """What shorthands stand for, where that is not so yet, and is to go or to be."""
+        found = shorthands.following(declared, current, known)
+        filled = [one if one.absent else self._filled(tenant, one) for one in found]
+        return [one for one in filled if one.absent or _differs(one, current.get(one.key))]
 
     def _filled(self, tenant: str, one: Declared) -> Declared:
         """The declared object with nested defaults spelt out and secrets as fingerprints."""
@@ -176,6 +200,23 @@ class Drafts:
     def _refers(self, one: Complete) -> Sequence[Key]:
         found = constraints.references(self._schemas[one.kind], one.spec(), "spec")
         return [(kind, name) for _, kind, name in found]
+
+
+def _concerned(one: Declared) -> Sequence[Key]:
+    """What a document is about, and what it may come to stand for."""
+    return [one.key, *(shorthands.keys_of(one.name) if one.kind == "Integration" else ())]
+
+
+def _known(plan: Plan, current: Mapping[Key, Complete]) -> dict[Key, Complete]:
+    """Every object as a plan leaves it."""
+    changed = {one.after.key: one.after for one in plan.changes if one.action != "delete"}
+    gone = {one.after.key for one in plan.changes if one.action == "delete"}
+    return {key: one for key, one in {**current, **changed}.items() if key not in gone}
+
+
+def _differs(one: Declared, there: Complete | None) -> bool:
+    """Whether an object is not as it is declared."""
+    return there is None or any(there.fields[at] != value for at, value in one.fields.items())
 
 
 def _at_base(submission: Submission, revision: int) -> None:

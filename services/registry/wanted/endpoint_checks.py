@@ -49,14 +49,15 @@ def check_endpoint(one: Complete, known: Known, catalog: Catalog) -> Found:
 def check_routes(one: Complete, known: Known) -> Found:
     """Whether a subscription says where from and where to."""
     spec = one.spec()
-    if bool(spec["connector"]) == bool(spec["deliver_to"]):
-        yield "spec.connector", "give either a connector or deliver_to"
+    targets = (spec["connector"], spec["deliver_to"], spec["action"]["integration"])
+    if sum(map(bool, targets)) != 1:
+        yield "spec.connector", "give one of connector, deliver_to and action"
     for field, way in (("endpoint", INBOUND), ("deliver_to", OUTBOUND)):
         endpoint = known.get(("WebhookEndpoint", spec[field]))
         if endpoint is not None and endpoint.spec()["direction"] != way:
             yield f"spec.{field}", f"must be a WebhookEndpoint of direction {way}"
     if spec["transform"] and not spec["deliver_to"]:
-        yield "spec.transform", "is for what is delivered; a connector's steps have templates"
+        yield "spec.transform", "is for what is delivered; steps and actions have templates"
 
 
 def _auth(spec: Mapping[str, Any], known: Known) -> Found:

@@ -145,3 +145,40 @@ def test_backoff_doubles_and_spreads() -> None:
     assert [max(each) > top * 0.98 for each, top in zip(waits, (1, 2, 4, 60), strict=True)]
     assert all(len(set(each)) > 190 for each in waits)
     assert [round(min(each)) for each in waits] == [0 if min(waits[0]) < 0.5 else 1, 1, 2, 30]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "wait_s"),
+    [
+        ("ratelimited", "rate_limited", 30.0),
+        ("invalid_auth", "auth", None),
+        ("channel_not_found", "not_found", None),
+        ("internal_error", "transient", None),
+        ("msg_too_long", "invalid", None),
+    ],
+)
+def test_a_good_status_is_a_failure_where_the_body_says_so(
+    error: str, kind: str, wait_s: float | None
+) -> None:
+    body = json.dumps({"ok": False, "error": error}).encode()
+    failure = classify(CATALOG.get("slack"), 200, {}, NOW, body)
+    assert failure is not None
+    assert (failure.kind, failure.status, failure.message) == (kind, 200, error)
+    assert failure.retry_after_s == wait_s
+
+
+@pytest.mark.parametrize("body", [b'{"ok": true, "error": "x"}', b'{"ok": 0}', b"[]", b"no JSON"])
+def test_a_good_status_is_good_where_the_body_says_nothing_else(body: bytes) -> None:
+    assert classify(CATALOG.get("slack"), 200, {}, NOW, body) is None
+
+
+def test_reasons_may_be_lists_and_mappings() -> None:
+    jira = CATALOG.get("jira")
+    for said, message in (
+        ({"errorMessages": ["No project.", "No type."], "errors": {}}, "No project.; No type."),
+        ({"errorMessages": [], "errors": {"summary": "It is empty."}}, "summary: It is empty."),
+        ({"errorMessages": [1], "errors": []}, None),
+    ):
+        failure = classify(jira, 400, {}, NOW, json.dumps(said).encode())
+        assert failure is not None
+        assert (failure.kind, failure.message) == ("invalid", message)

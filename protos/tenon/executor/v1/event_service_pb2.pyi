@@ -339,7 +339,7 @@ class SubscriptionTrace(_message.Message):
     reason: _builtins.str
     """Why not: INACTIVE, OTHER_SOURCE, OTHER_TYPE, FILTERED, FILTER_FAILED, TARGET_INACTIVE,
     TARGET_GONE, TRANSFORM_FAILED. One that takes it and delivers to an inactive endpoint, where the
-    delivery waits, says TARGET_INACTIVE too.
+    delivery waits, says TARGET_INACTIVE too. The target of an action is its integration.
     """
     message: _builtins.str
     """What the fault of its expression is, where one failed."""

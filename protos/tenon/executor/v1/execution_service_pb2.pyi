@@ -333,7 +333,7 @@ class Execution(_message.Message):
     name: _builtins.str
     """`tenants/{slug}/executions/{uid}`"""
     connector: _builtins.str
-    """The connector's name."""
+    """The connector's name; `subscriptions/NAME` where it is a subscription's action."""
     state: Global___Execution.State.ValueType
     """How far it is."""
     retries: _builtins.int

@@ -346,6 +346,7 @@ class IntegrationSpec(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     APP_FIELD_NUMBER: _builtins.int
+    AUTOMATION_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
     """The name people read."""
     provider: _builtins.str
@@ -366,6 +367,12 @@ class IntegrationSpec(_message.Message):
     def config(self) -> _struct_pb2.Struct:
         """Settings of this provider, checked against its manifest."""
 
+    @_builtins.property
+    def automation(self) -> Global___Automation:
+        """What it does by itself on events that services publish: each shorthand stands for a Subscription,
+        which a plan shows.
+        """
+
     def __init__(
         self,
         *,
@@ -378,10 +385,11 @@ class IntegrationSpec(_message.Message):
         config: _struct_pb2.Struct | None = ...,
         credential: _builtins.str = ...,
         app: _builtins.str = ...,
+        automation: Global___Automation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "_is_primary", b"_is_primary", "config", b"config", "is_active", b"is_active", "is_primary", b"is_primary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "_is_primary", b"_is_primary", "automation", b"automation", "config", b"config", "is_active", b"is_active", "is_primary", b"is_primary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "_is_primary", b"_is_primary", "app", b"app", "base_url", b"base_url", "config", b"config", "credential", b"credential", "display_name", b"display_name", "environment", b"environment", "is_active", b"is_active", "is_primary", b"is_primary", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "_is_primary", b"_is_primary", "app", b"app", "automation", b"automation", "base_url", b"base_url", "config", b"config", "credential", b"credential", "display_name", b"display_name", "environment", b"environment", "is_active", b"is_active", "is_primary", b"is_primary", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
     _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015
@@ -393,6 +401,57 @@ class IntegrationSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__is_primary) -> _WhichOneofReturnType__is_primary | None: ...
 
 Global___IntegrationSpec: _TypeAlias = IntegrationSpec  # noqa: Y015
+
+@_typing.final
+class Automation(_message.Message):
+    """Shorthands for subscriptions to an integration's action. Each expands to one, named after the
+    integration: `NAME-notify`, `NAME-release`, `NAME-epic`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTIFY_ON_EVENTS_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    TRIGGER_ON_RELEASE_FIELD_NUMBER: _builtins.int
+    AUTO_CREATE_EPICS_FIELD_NUMBER: _builtins.int
+    EPIC_TEMPLATE_FIELD_NUMBER: _builtins.int
+    channel: _builtins.str
+    """Where it tells of them."""
+    trigger_on_release: _builtins.bool
+    """Of a pipeline: it runs when a release starts."""
+    auto_create_epics: _builtins.bool
+    """Of tickets: an epic is made when a release starts."""
+    @_builtins.property
+    def notify_on_events(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of communication: the events that it tells of."""
+
+    @_builtins.property
+    def epic_template(self) -> _struct_pb2.Struct:
+        """What such an epic says."""
+
+    def __init__(
+        self,
+        *,
+        notify_on_events: _abc.Iterable[_builtins.str] | None = ...,
+        channel: _builtins.str = ...,
+        trigger_on_release: _builtins.bool | None = ...,
+        auto_create_epics: _builtins.bool | None = ...,
+        epic_template: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_auto_create_epics", b"_auto_create_epics", "_trigger_on_release", b"_trigger_on_release", "auto_create_epics", b"auto_create_epics", "epic_template", b"epic_template", "trigger_on_release", b"trigger_on_release"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_auto_create_epics", b"_auto_create_epics", "_trigger_on_release", b"_trigger_on_release", "auto_create_epics", b"auto_create_epics", "channel", b"channel", "epic_template", b"epic_template", "notify_on_events", b"notify_on_events", "trigger_on_release", b"trigger_on_release"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__auto_create_epics: _TypeAlias = _typing.Literal["auto_create_epics"]  # noqa: Y015
+    _WhichOneofArgType__auto_create_epics: _TypeAlias = _typing.Literal["_auto_create_epics", b"_auto_create_epics"]  # noqa: Y015
+    _WhichOneofReturnType__trigger_on_release: _TypeAlias = _typing.Literal["trigger_on_release"]  # noqa: Y015
+    _WhichOneofArgType__trigger_on_release: _TypeAlias = _typing.Literal["_trigger_on_release", b"_trigger_on_release"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auto_create_epics) -> _WhichOneofReturnType__auto_create_epics | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trigger_on_release) -> _WhichOneofReturnType__trigger_on_release | None: ...
+
+Global___Automation: _TypeAlias = Automation  # noqa: Y015
 
 @_typing.final
 class VenueSpec(_message.Message):
@@ -1213,7 +1272,7 @@ Global___DeliveryPolicy: _TypeAlias = DeliveryPolicy  # noqa: Y015
 
 @_typing.final
 class SubscriptionSpec(_message.Message):
-    """A rule that routes events to a connector or to an endpoint."""
+    """A rule that routes events to a connector, to an endpoint, or to an integration's action."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1224,6 +1283,7 @@ class SubscriptionSpec(_message.Message):
     IS_ACTIVE_FIELD_NUMBER: _builtins.int
     DELIVER_TO_FIELD_NUMBER: _builtins.int
     TRANSFORM_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """The endpoint whose events it takes."""
     filter: _builtins.str
@@ -1242,6 +1302,10 @@ class SubscriptionSpec(_message.Message):
     def transform(self) -> _struct_pb2.Value:
         """What is delivered instead of the payload."""
 
+    @_builtins.property
+    def action(self) -> Global___Action:
+        """The integration's action to take."""
+
     def __init__(
         self,
         *,
@@ -1252,16 +1316,59 @@ class SubscriptionSpec(_message.Message):
         is_active: _builtins.bool | None = ...,
         deliver_to: _builtins.str = ...,
         transform: _struct_pb2.Value | None = ...,
+        action: Global___Action | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "is_active", b"is_active", "transform", b"transform"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "action", b"action", "is_active", b"is_active", "transform", b"transform"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "connector", b"connector", "deliver_to", b"deliver_to", "endpoint", b"endpoint", "event_types", b"event_types", "filter", b"filter", "is_active", b"is_active", "transform", b"transform"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "action", b"action", "connector", b"connector", "deliver_to", b"deliver_to", "endpoint", b"endpoint", "event_types", b"event_types", "filter", b"filter", "is_active", b"is_active", "transform", b"transform"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
     _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__is_active) -> _WhichOneofReturnType__is_active | None: ...
 
 Global___SubscriptionSpec: _TypeAlias = SubscriptionSpec  # noqa: Y015
+
+@_typing.final
+class Action(_message.Message):
+    """One call of an integration, as a subscription's target: a message, a pipeline, a ticket."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTEGRATION_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    integration: _builtins.str
+    """Whose account and address the call uses."""
+    role: _builtins.str
+    """What the provider is to do for us: its manifest says by which operation, and what `input` has."""
+    operation: _builtins.str
+    """An operation of the provider's manifest, instead of a role."""
+    @_builtins.property
+    def input(self) -> _struct_pb2.Struct:
+        """The words of the role, or the operation's path variables, query and body."""
+
+    @_builtins.property
+    def retry(self) -> Global___RetryPolicy:
+        """When to try again."""
+
+    def __init__(
+        self,
+        *,
+        integration: _builtins.str = ...,
+        role: _builtins.str = ...,
+        operation: _builtins.str = ...,
+        input: _struct_pb2.Struct | None = ...,
+        retry: Global___RetryPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "retry", b"retry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "integration", b"integration", "operation", b"operation", "retry", b"retry", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Action: _TypeAlias = Action  # noqa: Y015
 
 @_typing.final
 class ReviewPolicySpec(_message.Message):
