@@ -37,6 +37,7 @@ from services.chassis.secret import Secret
 from services.executor.engine import lanes
 from services.executor.ingress import server
 from services.executor.ingress.inbound import Inbound
+from services.executor.ingress.streams import Counts, Streams
 from services.executor.registry.connecting import RegistryConnecting
 from services.executor.registry.credentials import LeasedKey, Resolved
 from services.executor.registry.uses import Uses
@@ -265,7 +266,9 @@ async def serve() -> None:
         open_channel("127.0.0.1:1") as nowhere,
     ):
         inbound = Inbound(database, Known(), Catalog.load(), evaluator, Uses())
-        async with server.serving(inbound, RegistryConnecting(nowhere), "127.0.0.1", 0) as port:
+        streams = Streams(inbound, database, Counts())
+        connecting = RegistryConnecting(nowhere)
+        async with server.serving(inbound, streams, connecting, "127.0.0.1", 0) as port:
             await _until_stopped(port)
 
 

@@ -75,6 +75,8 @@ SYSTEM_ACCESS: dict[str, tuple[str, str]] = {
     ),
     "registry.audit_anchors": ("SELECT", "it skips the logs that have not grown since"),
     "executor.tenants": ("SELECT", "a slug must be found before its tenant is known"),
+    "executor.app_streams": ("SELECT", "a stream's owner is found by its provider and its app"),
+    "executor.app_accounts": ("SELECT", "an item of a stream is of whoever has its account"),
     "executor.tenant_lanes": ("SELECT, UPDATE", "workers claim due tenants"),
     "executor.audit_outbox": ("SELECT, DELETE", "a leader tells the registry of every tenant's"),
     "executor.schedules": ("SELECT", "the scheduler looks for what is due in any tenant"),

@@ -87,6 +87,7 @@ def _start(
     settings = deployment.environment("executor") | {"TENON_EXECUTOR_EGRESS_ALLOW": allow}
     # Several deployments may stand on one machine; who wants metrics says where.
     settings["TENON_EXECUTOR_METRICS_PORT"] = "0"
+    settings["TENON_EXECUTOR_PUBLIC_URL"] = _public_url()
     settings["TENON_EXECUTOR_REGISTRY"] = where["registry"]
     children["executor"], ready = _child(family, "services.executor.main", settings)
     if not {"grpc", "ingress"} <= ready.keys():
@@ -101,7 +102,12 @@ def _start(
 
 
 def _public_url() -> str:
-    """Where browsers of this machine find the ingress; empty where its port is not fixed."""
+    """Where browsers and senders find the ingress: TENON_PUBLIC_URL, or else this machine's port.
+
+    Empty where that may be any.
+    """
+    if said := os.environ.get("TENON_PUBLIC_URL"):
+        return said
     port = os.environ.get("TENON_EXECUTOR_INGRESS_PORT", str(INGRESS_PORT))
     return f"http://127.0.0.1:{port}" if port != "0" else ""
 

@@ -63,6 +63,7 @@ from services.executor.executions.scheduler import Scheduler
 from services.executor.executions.watching import Changes, Watches
 from services.executor.ingress import server
 from services.executor.ingress.inbound import Inbound
+from services.executor.ingress.streams import Counts, Streams
 from services.executor.metrics import Metrics
 from services.executor.registry import invalidations, projection
 from services.executor.registry.client import Registry
@@ -108,6 +109,7 @@ class Wired:
     scheduler: Scheduler
     doctor: Doctor
     shipping: Shipping
+    app_items: Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +204,11 @@ async def _webhooks(wired: Wired) -> AsyncIterator[Ports]:
         wired.evaluator,
         wired.uses,
         seal=settings.seal_payloads,
+        public_url=settings.public_url.rstrip("/"),
     )
     async with server.serving(
         inbound,
+        Streams(inbound, wired.database, wired.app_items),
         wired.connecting,
         settings.ingress_host,
         settings.ingress_port,
@@ -228,7 +232,12 @@ async def _metrics(wired: Wired) -> AsyncIterator[Ports]:
         yield {}
         return
     found = Metrics(
-        wired.database, wired.worker.meters, wired.doctor, wired.scheduler, wired.shipping
+        wired.database,
+        wired.worker.meters,
+        wired.doctor,
+        wired.scheduler,
+        wired.shipping,
+        wired.app_items,
     )
     async with metrics.serving(found, host, port) as bound:
         yield {"metrics": bound}
@@ -356,7 +365,7 @@ def _wire(
     return Wired(
         settings, database, registry, connecting, uses, tenants.finder(database), catalog, changes,
         evaluator, worker, Scheduler(database, registry), Doctor(database),
-        Shipping(database, registry),
+        Shipping(database, registry), Counts(),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from services.executor.audit.shipping import Shipping
 from services.executor.engine.doctor import Doctor
 from services.executor.engine.meters import KindMeter
 from services.executor.executions.scheduler import Scheduler
+from services.executor.ingress.streams import Counts
 from services.executor.store.doctor import Load
 
 Row = TypeVar("Row")
@@ -56,12 +57,14 @@ class Metrics(Collector):
         doctor: Doctor,
         scheduler: Scheduler,
         shipping: Shipping,
+        app_items: Counts,
     ) -> None:
         self._database = database
         self._meters = meters
         self._doctor = doctor
         self._scheduler = scheduler
         self._shipping = shipping
+        self._app_items = app_items
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: what there is to collect is told by collecting it."""
@@ -75,6 +78,7 @@ class Metrics(Collector):
         yield from _each(GaugeMetricFamily, POOLS, "login", pools)
         yield from _each(CounterMetricFamily, POOL_COUNTS, "login", pools)
         yield _repairs(self._doctor.repairs)
+        yield _of_apps(self._app_items)
         yield CounterMetricFamily(
             "tenon_scheduled_runs",
             "Runs this process has started by schedules",
@@ -120,6 +124,17 @@ def _of_meters(meters: Mapping[str, KindMeter]) -> Iterator[Metric]:
         for quantile in QUANTILES:
             lag.add_metric([kind, str(quantile)], meter.lag_s(quantile))
     yield from (running, claims, outcomes, lag)
+
+
+def _of_apps(counts: Counts) -> Metric:
+    metric = CounterMetricFamily(
+        "tenon_app_items",
+        "Items of apps' streams; known: kept by the tenant that has the account, else by the owner",
+        labels=["provider", "app", "known"],
+    )
+    for (provider, app, known), count in counts.items():
+        metric.add_metric([provider, app, str(known).lower()], count)
+    return metric
 
 
 def _repairs(repairs: Mapping[str, int]) -> Metric:

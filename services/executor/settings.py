@@ -30,6 +30,9 @@ class Settings:
     a certificate of that authority. Only `trusted_proxies`, a list of networks, may say for whom
     they call (`x-forwarded-for`).
 
+    `public_url` is where senders of webhooks reach the ingress: some sign it, and are not let in
+    without it.
+
     With `seal_payloads` the bodies and headers of webhooks are kept sealed with their tenant's key;
     each event says whether it is.
 
@@ -52,6 +55,7 @@ class Settings:
     trusted_proxies: str = ""
     ingress_host: str = "127.0.0.1"
     ingress_port: int = INGRESS_PORT
+    public_url: str = ""
     egress_allow: str = ""
     pool_size: int = 8
     concurrency: int = 128

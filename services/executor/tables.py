@@ -60,6 +60,28 @@ PROJECTED_OBJECTS = Table(
     _column("spec", JSONB),
 )
 
+APP_STREAMS = Table(
+    "app_streams",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("endpoint_id", Uuid),
+    _column("provider", Text),
+    _column("app", Text),
+    _column("endpoint", Text),
+)
+
+APP_ACCOUNTS = Table(
+    "app_accounts",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("endpoint_id", Uuid),
+    _column("provider", Text),
+    _column("app", Text),
+    _column("account", Text),
+    _column("endpoint", Text),
+    _column("active", Boolean),
+)
+
 SCHEDULES = Table(
     "schedules",
     METADATA,

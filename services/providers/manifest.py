@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, field_validator, 
 
 from services.chassis.constraints import did_you_mean
 from services.chassis.errors import Violation
+from services.providers.app_streams import App
+from services.providers.bodies import BodyPath, at
 from services.providers.urls import base_url_problem, template_names
 
 Category = Literal[
@@ -24,7 +26,9 @@ Category = Literal[
     "generic",
 ]
 AuthType = Literal["api_key", "bearer", "basic", "none"]
-SignatureScheme = Literal["github_sha256", "standard_webhooks"]
+SignatureScheme = Literal[
+    "github_sha256", "standard_webhooks", "slack_v0", "stripe_v1", "hubspot_v3", "intuit_sha256"
+]
 PaginationStyle = Literal["link_header"]
 RetryAfterSource = Literal["retry-after", "x-ratelimit-reset"]
 FailureKind = Literal["rate_limited", "auth", "not_found", "invalid", "provider_error", "transient"]
@@ -259,7 +263,7 @@ class EventType(_Part):
     """Where a webhook says what it is about: a header, a body field, or both joined by a dot."""
 
     header: HeaderName | None = None
-    body_field: str | None = None
+    body_field: BodyPath | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -275,7 +279,7 @@ class EventType(_Part):
         from_header = headers.get(self.header.lower()) if self.header else None
         if self.header and not from_header:
             return None
-        named = body.get(self.body_field) if self.body_field and isinstance(body, dict) else None
+        named = at(body, self.body_field) if self.body_field else None
         words = [w for w in (from_header, named) if isinstance(w, str) and w]
         return ".".join(words) or None
 
@@ -314,13 +318,19 @@ class Challenge(_Part):
 
 
 class Webhook(_Part):
-    """How this provider calls us."""
+    """How this provider calls us.
+
+    Without a `delivery_id_header` its deliveries are told apart by their bodies. `app` is there
+    where it sends what happens in all accounts of an app to one address; each item of it says its
+    `event_type` for itself.
+    """
 
     signature: Signature
-    delivery_id_header: HeaderName
+    delivery_id_header: HeaderName | None = None
     event_type: EventType
     content_types: tuple[str, ...] = ("application/json",)
     challenge: Challenge | None = None
+    app: App | None = None
 
     def answer(self, by: Literal["query", "body"], asked: object) -> str | None:
         """What to say where this provider asks in this way whether an url is ours, or None."""

@@ -20,6 +20,7 @@ from services.chassis.endpoint_limits import Only
 from services.chassis.errors import FailedPrecondition, Unavailable
 from services.chassis.redaction import remember
 from services.chassis.secret import Secret
+from services.providers.bodies import at
 from services.providers.manifest import OAuth2, with_defaults
 from services.providers.urls import base_url_problem
 
@@ -222,11 +223,11 @@ def tokens_of(app: App, answer: Response) -> Tokens:
         scopes=tuple(re.split(r"[ ,]+", scope.strip()))
         if _is_text(scope) and scope.strip()
         else None,
-        account=_text(_at(words, app.spec.account)) if app.spec.account else "",
+        account=_text(at(words, app.spec.account)) if app.spec.account else "",
         metadata={
             name: found
             for name, path in app.spec.metadata.items()
-            if _is_text(found := _at(words, path)) or _is_number(found)
+            if _is_text(found := at(words, path)) or _is_number(found)
         },
     )
 
@@ -241,13 +242,6 @@ def _words(answer: Response) -> Mapping[str, Any]:
     except (ValueError, json.JSONDecodeError):
         found = None
     return found if isinstance(found, dict) else {}
-
-
-def _at(words: Mapping[str, Any], path: str) -> Any:
-    found: Any = words
-    for step in path.split("."):
-        found = found.get(step) if isinstance(found, dict) else None
-    return found
 
 
 def _is_text(value: Any) -> TypeGuard[str]:

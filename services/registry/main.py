@@ -122,6 +122,9 @@ CONSTRAINTS: Constraints = {
     "connections_account_key": lambda _: AlreadyExists(
         "another connection is of this account already", reason="ACCOUNT_CONNECTED"
     ),
+    "webhook_endpoints_app_key": lambda _: AlreadyExists(
+        "another endpoint owns the stream of this app already", reason="APP_OWNED"
+    ),
     # Its version moved meanwhile: somebody refreshed it, or rotated it.
     "credential_versions_pkey": lambda _: Aborted("the credential has a newer version; try again"),
     **{

@@ -8,6 +8,7 @@
 /__faults           GET, POST a Fault, DELETE all
 /__calls            GET every call but these, DELETE the log
 /__made             GET the messages, dispatches and tickets that were made
+/__app_streams      POST a Sending: that is sent, and what is answered to it told (`app_streams`)
 /__oauth, /__oauth/…    the identity provider's controls (`oauth_controls`)
 """
 
@@ -24,6 +25,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from services.sandbox import jira, slack
+from services.sandbox.app_streams import controls as app_stream_controls
 from services.sandbox.faults import Fault, Faults, Handler
 from services.sandbox.github import GitHub, not_found, refusal
 from services.sandbox.identity import Identity
@@ -99,6 +101,7 @@ def _application(token: str, state: State, faults: Faults, identity: Identity) -
     app.add_routes([*slack.Slack(state).routes(), *jira.Jira(state).routes()])
     app.router.add_route("*", f"/{{path:{_ECHO}}}", _echo(token))
     app.add_routes([*_controls(state, faults), *oauth_controls(identity, oauth)])
+    app.add_routes(app_stream_controls())
     return app
 
 

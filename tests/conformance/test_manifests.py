@@ -1,5 +1,6 @@
 """The contract of every manifest, read from the files themselves."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -9,11 +10,13 @@ import yaml
 
 import services.providers.catalog as catalog_module
 from services.chassis import templates
+from services.chassis.secret import Secret
 from services.providers.auth import CREDENTIAL_TYPES
 from services.providers.catalog import Catalog
 from services.providers.manifest import Category
 from services.providers.roles import ROLE_OF, Action, placed, problems, words_in
-from services.providers.signatures import SCHEMES
+from services.providers.signatures import SCHEMES, verify
+from services.sandbox.app_streams import Happened, app_body, app_headers
 
 ROOT = Path(catalog_module.__file__).parent
 FILES = sorted(ROOT.glob("*/*.yaml"))
@@ -93,8 +96,28 @@ def test_its_credentials_are_of_types_we_keep(raw: dict[str, Any]) -> None:
 def test_its_webhooks_are_verified(raw: dict[str, Any]) -> None:
     if "webhook" in raw:
         assert raw["webhook"]["signature"]["scheme"] in SCHEMES
-        assert raw["webhook"]["delivery_id_header"]
-        assert raw["webhook"]["content_types"]
+        # By what a redelivery is known.
+        assert raw["webhook"].get("delivery_id_header") or raw["webhook"]["app"]["item_id"]
+        assert raw["webhook"].get("content_types", ["application/json"])
+
+
+def test_its_apps_stream_is_as_the_sandbox_sends_it(file: Path) -> None:
+    webhook = CATALOG.get(file.stem).webhook
+    if webhook is None or webhook.app is None:
+        return
+    url, secret = "https://hooks.example.com/v1/app/x/main", Secret("the app's own")
+    item = Happened(account="77", type="thing.happened")
+    body = app_body(file.stem, [item])
+    headers = app_headers(file.stem, url, body, secret, 1_700_000_000)
+    verify(webhook.signature.scheme, [secret], headers, body, 1_700_000_000, url)
+    (found,) = webhook.app.taken_apart(json.loads(body))
+    assert (found.account, webhook.event_type.read({}, found.said)) == ("77", "thing.happened")
+    (again,) = webhook.app.taken_apart(json.loads(app_body(file.stem, [item])))
+    (other,) = webhook.app.taken_apart(
+        json.loads(app_body(file.stem, [item.model_copy(update={"id": "another"})]))
+    )
+    assert found.key
+    assert (found.key == again.key, found.key == other.key) == (True, False)
 
 
 def test_it_holds_no_secret_and_says_who_is_calling(raw: dict[str, Any]) -> None:

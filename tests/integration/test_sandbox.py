@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -406,3 +407,17 @@ async def test_jira_names_the_fields_that_are_wrong(box: Box, client: ProviderCl
     assert answer.failure.message is not None
     assert "summary: You must specify" in answer.failure.message
     assert "description: " in answer.failure.message
+
+
+async def test_it_sends_an_apps_stream_when_it_is_told_to(box: Box) -> None:
+    item = {"account": "33", "type": "contact.creation"}
+    url = f"{box.url}/echo/hooks"
+    asked = {"provider": "hubspot", "url": url, "secret": "hook", "items": [item, item]}
+    async with aiohttp.ClientSession(box.url) as session:
+        async with session.post("/__app_streams", json=asked) as answer:
+            assert (answer.status, (await answer.json())["status"]) == (200, 200)
+        async with session.post("/__app_streams", json=asked | {"provider": "none"}) as answer:
+            assert (answer.status, "hook" in await answer.text()) == (400, False)
+    (call,) = box.calls
+    assert [each["portalId"] for each in json.loads(call.body)] == [33, 33]
+    verify("hubspot_v3", [Secret("hook")], call.headers, call.body.encode(), time.time(), url)

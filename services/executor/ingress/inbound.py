@@ -4,10 +4,12 @@ Whatever is wrong with tenant, endpoint or proof is one refusal, after comparabl
 """
 
 import hashlib
+import logging
 import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -37,6 +39,8 @@ from services.executor.registry.uses import Uses
 from services.executor.store.projected import ProjectedObject
 from services.providers.catalog import Catalog
 from services.providers.manifest import Webhook
+
+log = logging.getLogger(__name__)
 
 PARTS: Final = ("WebhookEndpoint", "Integration", "Credential")
 INBOUND: Final = "INBOUND"
@@ -75,6 +79,7 @@ class Inbound:
         uses: Uses,
         *,
         seal: bool = True,
+        public_url: str = "",
         now: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
@@ -83,6 +88,8 @@ class Inbound:
         self._evaluator = evaluator
         self._uses = uses
         self._seal = seal
+        self._public_url = public_url
+        self._warned = False
         self._now = now
         self._doors = Doors(database)
         self._intake = Intake(database)
@@ -108,37 +115,60 @@ class Inbound:
 
         Raises NotLetIn for whatever is refused, Unavailable for what should be sent again.
         """
-        door = await self._door(delivery)
-        self._prove(door, delivery)
-        if door is None:
-            raise NotLetIn("no such endpoint, or it is not active")
-        # Strangers can send what is refused: that says nothing of the secret.
-        self._uses.note(door.tenant_id, door.credential, "let in")
+        door = self.let_in(await self._door(delivery), delivery)
         event = event_of(door, delivery)
         answer = door.webhook.answer("body", event.payload)
         if answer is not None:
             return Echo(answer)
-        with self._intake.room(door.tenant_id):
-            return await self._accepted(door, event)
+        with self.room(door.tenant_id):
+            return await self.keep(event, door.subscriptions)
 
-    async def _accepted(self, door: Door, event: Event) -> UUID:
-        key = await self._registry.lease_key(door.tenant_id)
-        taking = await accepting.taken_by(
-            self._database, event, door.subscriptions, self._evaluator
-        )
+    def let_in(self, door: Door | None, delivery: Delivery) -> Door:
+        """The door, if a delivery shows what it asks for. Raises NotLetIn.
+
+        What is shown is looked at also where there is no door: the time an answer takes must not
+        tell that.
+        """
+        prove(door.proof if door else self._nobodys, delivery, self._now())
+        if door is None:
+            raise NotLetIn("no such endpoint, or it is not active")
+        # Strangers can send what is refused: that says nothing of the secret.
+        self._uses.note(door.tenant_id, door.credential, "let in")
+        return door
+
+    def room(self, tenant_id: UUID) -> AbstractContextManager[None]:
+        """Where what comes in for a tenant is worked on. Raises Busy where too much of it is."""
+        return self._intake.room(tenant_id)
+
+    async def keep(self, event: Event, subscriptions: Sequence[ProjectedObject]) -> UUID:
+        """Keep a proven event and start what it starts; its id, or that of its first delivery.
+
+        Raises NotFound where the tenant has just been disabled, ResourceExhausted where its quota
+        is used up, Unavailable.
+        """
+        key = await self._registry.lease_key(event.tenant_id)
+        taking = await accepting.taken_by(self._database, event, subscriptions, self._evaluator)
         return await self._intake.accept(accepting.draft(event, taking, key, seal=self._seal))
+
+    async def find(self, tenant: str, endpoint: str) -> Place:
+        """What is wanted of an endpoint (`doors`)."""
+        return await self._doors.find(tenant, endpoint)
 
     async def _door(self, delivery: Delivery) -> Door | None:
         if not (SLUG.fullmatch(delivery.tenant) and SLUG.fullmatch(delivery.endpoint)):
             return None
         place = await self._doors.find(delivery.tenant, delivery.endpoint)
+        return await self.opened(place)
+
+    async def opened(self, place: Place, app: str = "") -> Door | None:
+        """The door of a place, if it is one; with `app` to that app's stream, and to no other."""
         try:
-            return await self._opened(place)
+            return await self._opened(place, app)
         except (errors.NotFound, errors.FailedPrecondition):
             # Its provider or its credential is gone or not usable.
             return None
 
-    async def _opened(self, place: Place) -> Door | None:
+    async def _opened(self, place: Place, app: str) -> Door | None:
         if len(place.parts) < len(PARTS):
             return None
         tenant_id = place.tenant_id
@@ -147,28 +177,40 @@ class Inbound:
         active = endpoint.spec["is_active"] and integration.spec["is_active"]
         # What was projected before there were two directions says none.
         inward = endpoint.spec.get("direction") in {None, INBOUND}
-        if webhook is None or not (active and inward and auth_of(endpoint.spec) in WAYS):
+        ours = inward and endpoint.spec.get("app", "") == app
+        if webhook is None or not (active and ours and auth_of(endpoint.spec) in WAYS):
             return None
         resolved = await self._registry.resolve(tenant_id, credential.name, credential.version)
-        proof = proof_of(endpoint.spec, webhook.signature.scheme, resolved)
+        scheme = webhook.signature.scheme
+        proof = proof_of(endpoint.spec, scheme, resolved, self._public_url)
         door = Door(tenant_id, endpoint, place.subscriptions, webhook, resolved, proof)
-        return door if proof.known else None
+        return door if proof.known and self._checkable(proof) else None
 
-    def _prove(self, door: Door | None, delivery: Delivery) -> None:
-        """Prove also where there is no door: the time an answer takes must not tell that."""
-        prove(door.proof if door else self._nobodys, delivery, self._now())
+    def _checkable(self, proof: Proof) -> bool:
+        """Whether we know all that a signature is of."""
+        if not proof.of_url or self._public_url:
+            return True
+        if not self._warned:
+            self._warned = True
+            log.warning("%s signs our url, and TENON_EXECUTOR_PUBLIC_URL is not set", proof.scheme)
+        return False
+
+
+def payload_of(body: bytes) -> object:
+    """What a body says in JSON; None where it is not JSON."""
+    try:
+        return strict_json.parse(body)
+    except ValueError:
+        return None
 
 
 def event_of(door: Door, delivery: Delivery) -> Event:
     """What a verified delivery says: its type, the key its redeliveries share, its payload."""
-    try:
-        payload = strict_json.parse(delivery.body)
-    except ValueError:
-        payload = None
+    payload = payload_of(delivery.body)
     return Event(
         tenant_id=door.tenant_id,
         endpoint=door.endpoint,
-        type=_type(door.webhook, delivery.headers, payload),
+        type=type_of(door.webhook, delivery.headers, payload),
         delivery_key=_delivery_key(door.webhook, delivery),
         headers=kept_headers(door.webhook, delivery.headers),
         payload=payload,
@@ -184,14 +226,18 @@ def kept_headers(webhook: Webhook, headers: Mapping[str, str]) -> dict[str, str]
     return {n: v.encode(errors="replace").decode() for n, v in headers.items() if n in known}
 
 
-def _type(webhook: Webhook, headers: Mapping[str, str], payload: object) -> str:
+def type_of(webhook: Webhook, headers: Mapping[str, str], payload: object) -> str:
+    """The type of what a payload says, for people and subscriptions."""
     said = webhook.event_type.read(headers, payload) or ""
     return said if _PLAIN.fullmatch(said) else UNKNOWN_TYPE
 
 
 def _delivery_key(webhook: Webhook, delivery: Delivery) -> str:
     """The delivery's own id; without a usable one, what its body is."""
-    given = delivery.headers.get(webhook.delivery_id_header.lower(), "")
-    if _PLAIN.fullmatch(given):
-        return given
-    return f"sha256:{hashlib.sha256(delivery.body).hexdigest()}"
+    given = delivery.headers.get((webhook.delivery_id_header or "").lower(), "")
+    return given if _PLAIN.fullmatch(given) else key_of(delivery.body)
+
+
+def key_of(body: bytes) -> str:
+    """The key of what has no id: what it is."""
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"

@@ -22,7 +22,7 @@ from services.chassis.secret import Secret
 from services.executor.registry.credentials import Resolved, Values
 from services.providers.auth import Credential, CredentialRefused, auth_headers
 from services.providers.manifest import AuthRule, SignatureScheme
-from services.providers.signatures import SignatureRefused, verify
+from services.providers.signatures import OF_URLS, SignatureRefused, verify
 
 SIGNATURE: Final = "SIGNATURE"
 NONE: Final = "NONE"
@@ -44,7 +44,9 @@ class NotLetIn(NotFound):
 class Delivery:
     """One webhook as it came over the wire; header names are lower-case.
 
-    `token` is what stands behind the endpoint in the url; empty where nothing does.
+    What an app's stream brings comes by nobody's endpoint: it has no `tenant` and no `endpoint`.
+    `token` is what stands behind the endpoint in the url; empty where nothing does. `target` is
+    path and query as they came.
     """
 
     tenant: str
@@ -52,6 +54,7 @@ class Delivery:
     headers: Mapping[str, str]
     body: bytes
     token: str = field(default="", repr=False)
+    target: str = field(default="", repr=False)
 
     @property
     def path(self) -> str:
@@ -63,16 +66,25 @@ class Delivery:
 class Proof:
     """What lets a sender in: any of the `known` secrets, the newest first.
 
-    `scheme` is how signatures are made, `header` the one that is shown, in lower case.
+    `scheme` is how signatures are made, `header` the one that is shown, in lower case; `public_url`
+    is where senders reach us, of which some signatures are, too.
     """
 
     auth: str
     known: Sequence[Secret] = field(repr=False)
     scheme: SignatureScheme = STRANGERS_SCHEME
     header: str = ""
+    public_url: str = ""
+
+    @property
+    def of_url(self) -> bool:
+        """Whether it is of the url, which has to be known then."""
+        return self.auth == SIGNATURE and self.scheme in OF_URLS
 
 
-def proof_of(spec: Mapping[str, Any], scheme: SignatureScheme, credential: Resolved) -> Proof:
+def proof_of(
+    spec: Mapping[str, Any], scheme: SignatureScheme, credential: Resolved, public_url: str = ""
+) -> Proof:
     """What an endpoint of this spec asks for; nothing is known where the credential is of no use.
 
     Raises KeyError for an `auth` that senders do not have.
@@ -81,7 +93,8 @@ def proof_of(spec: Mapping[str, Any], scheme: SignatureScheme, credential: Resol
     ways = _WAYS[auth]
     versions = (credential.values, *credential.previous)
     known = [one for each in versions for one in ways.known(credential.type, each)]
-    return Proof(auth, known, scheme, (spec.get("auth_header") or ways.header).lower())
+    header = (spec.get("auth_header") or ways.header).lower()
+    return Proof(auth, known, scheme, header, public_url)
 
 
 def auth_of(spec: Mapping[str, Any]) -> str:
@@ -139,8 +152,9 @@ def _carried(kind: str, values: Values) -> Sequence[Secret]:
 
 
 def _signed(proof: Proof, delivery: Delivery, now: float) -> None:
+    url = proof.public_url + delivery.target
     try:
-        verify(proof.scheme, proof.known, delivery.headers, delivery.body, now)
+        verify(proof.scheme, proof.known, delivery.headers, delivery.body, now, url)
     except SignatureRefused as error:
         raise NotLetIn(error.detail) from None
 

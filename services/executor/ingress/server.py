@@ -3,6 +3,7 @@ errors become HTTP statuses.
 
 POST /v1/{tenant}/{endpoint}      202 {"event": id}; a redelivery gets the first one's answer;
                                   429 with Retry-After while the tenant's quota is used up
+POST /v1/app/{provider}/{app}     202 {"events": [id, …]}, one of each item of an app's stream
 POST /v1/{tenant}/{endpoint}/{token}
                                   the same, of endpoints whose url is the secret (`proofs`)
 GET  the same urls                200 what a provider says there to learn whether they are ours,
@@ -28,6 +29,7 @@ from services.executor.ingress import connecting
 from services.executor.ingress.inbound import Echo, Inbound
 from services.executor.ingress.intake import Busy
 from services.executor.ingress.proofs import Delivery, NotLetIn
+from services.executor.ingress.streams import Streams
 from services.executor.registry.connecting import RegistryConnecting
 
 log = logging.getLogger(__name__)
@@ -68,12 +70,14 @@ STATUSES: Final[tuple[tuple[type[errors.TenonError], int, str], ...]] = (
 )
 """The first that fits says the answer; of an error itself only when to send again is told."""
 AGAIN: Final = frozenset({429, 503})
+STREAMS: Final = "/v1/app/{provider}/{app}"
 ENDPOINTS: Final = ("/v1/{tenant}/{endpoint}", "/v1/{tenant}/{endpoint}/{token}")
 
 
 @asynccontextmanager
 async def serving(
     inbound: Inbound,
+    streams: Streams,
     registry: RegistryConnecting,
     host: str,
     port: int,
@@ -86,7 +90,7 @@ async def serving(
     where somebody else does.
     """
     runner = web.AppRunner(
-        _application(inbound, registry),
+        _application(inbound, streams, registry),
         access_log=None,
         # A signature is of the bytes on the wire, not of what they unpack to.
         auto_decompress=False,
@@ -104,7 +108,9 @@ async def serving(
         await runner.cleanup()
 
 
-def _application(inbound: Inbound, registry: RegistryConnecting) -> web.Application:
+def _application(
+    inbound: Inbound, streams: Streams, registry: RegistryConnecting
+) -> web.Application:
     async def receive(request: web.Request) -> web.Response:
         delivery = _delivery(request, await _body(request))
         with telemetry.bind(tenant=delivery.tenant, endpoint=delivery.endpoint):
@@ -112,6 +118,15 @@ def _application(inbound: Inbound, registry: RegistryConnecting) -> web.Applicat
         if isinstance(found, Echo):
             return _echoed(found)
         return web.json_response({"event": str(found)}, status=202)
+
+    async def receive_stream(request: web.Request) -> web.Response:
+        provider, app = (request.match_info[name] for name in ("provider", "app"))
+        delivery = _delivery(request, await _body(request))
+        with telemetry.bind(provider=provider, app=app):
+            found = await streams.receive((provider, app), delivery)
+        if isinstance(found, Echo):
+            return _echoed(found)
+        return web.json_response({"events": [str(each) for each in found]}, status=202)
 
     async def challenged(request: web.Request) -> web.Response:
         delivery = _delivery(request, b"")
@@ -124,6 +139,8 @@ def _application(inbound: Inbound, registry: RegistryConnecting) -> web.Applicat
     application = web.Application(middlewares=[_boundary])
     application.add_routes(
         [
+            # Before the addresses of a tenant, of which none has this one's name.
+            web.post(STREAMS, receive_stream),
             *(web.post(path, receive) for path in ENDPOINTS),
             *(web.get(path, challenged, allow_head=False) for path in ENDPOINTS),
             web.get("/healthz", healthy),
@@ -176,11 +193,12 @@ def _echoed(echo: Echo) -> web.Response:
 def _delivery(request: web.Request, body: bytes) -> Delivery:
     place = request.match_info
     return Delivery(
-        tenant=place["tenant"],
-        endpoint=place["endpoint"],
+        tenant=place.get("tenant", ""),
+        endpoint=place.get("endpoint", ""),
         headers=_headers(request),
         body=body,
         token=place.get("token", ""),
+        target=request.raw_path,
     )
 
 

@@ -20,6 +20,7 @@ from services.executor.store.projected import ProjectedObject
 KINDS: Final[Mapping[str, str]] = {
     "integration": "Integration",
     "credential": "Credential",
+    "connection": "Connection",
     "connector": "Connector",
     "webhook_endpoint": "WebhookEndpoint",
     "subscription": "Subscription",

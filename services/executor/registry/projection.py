@@ -25,9 +25,10 @@ from services.executor.engine.governing import govern
 from services.executor.engine.steering import Limits
 from services.executor.executions import scheduler
 from services.executor.executions.actions import with_actions
+from services.executor.ingress import app_doors
 from services.executor.registry.client import Registry
 from services.executor.registry.messages import FeedMessage, Snapshot
-from services.executor.store import cursor, projected, tenants
+from services.executor.store import app_streams, cursor, projected, tenants
 from services.executor.store.tenants import ProjectedTenant
 
 log = logging.getLogger(__name__)
@@ -182,6 +183,9 @@ class Projection:
             if not await tenants.write(tx, tenant, seen=seen):
                 raise errors.Aborted("another leader projects this tenant")
             await projected.replace(tx, snapshot.tenant_id, objects)
+            await app_streams.replace(
+                tx, snapshot.tenant_id, app_doors.owned(objects), app_doors.claimed(objects)
+            )
             await scheduler.replace_all(tx, snapshot.tenant_id, objects, utc_now())
             await govern(tx, snapshot.tenant_id, snapshot.limits, objects)
             BEFORE_COMMIT.hit()

@@ -112,12 +112,16 @@ STORED: Mapping[str, Stored] = {
     "WebhookEndpoint": Stored(
         t.webhook_endpoints,
         "endpoint_id",
-        ("direction", "is_active", "auth", "auth_header", "url", "headers", "delivery"),
+        (
+            *("direction", "is_active", "auth", "auth_header", "url", "headers", "delivery"),
+            *("app", "tenants"),
+        ),
         (
             Reference("integration", "integration_id", "Integration"),
             Reference("secret", "secret_id", "Credential"),
             Reference("credential", "credential_id", "Credential"),
         ),
+        derived=("app_provider",),
     ),
     "Subscription": Stored(
         t.subscriptions,
@@ -205,6 +209,18 @@ GOES_WITH_CREDENTIAL = tuple(
     for table in (t.credential_versions, t.credential_status, t.credential_uses)
 )
 
+_ENDPOINT = t.webhook_endpoints.c
+# The streams of apps that are owned by the endpoints of an integration.
+MOVE_STREAMS = Statement(
+    update(t.webhook_endpoints)
+    .where(
+        _ENDPOINT.tenant_id == bindparam("the_tenant_id"),
+        _ENDPOINT.integration_id == bindparam("the_id"),
+        _ENDPOINT.app_provider != "",
+    )
+    .values(app_provider=bindparam("provider"))
+)
+
 _INTEGRATION = t.integrations.c
 GET_INTEGRATION = Statement(_selection("Integration").where(_INTEGRATION.name == bindparam("name")))
 
@@ -251,6 +267,12 @@ def writing(
         return Bound(UPDATE[one.kind], {**row, **place})
     place = {"tenant_id": tenant_id, STORED[one.kind].id_column: ids[one.key]}
     return Bound(INSERT[one.kind], {**row, **place, "name": one.name})
+
+
+def moving_streams(tenant_id: UUID, integration_id: UUID, provider: str) -> Bound:
+    """What makes the streams that an integration's endpoints own those of its provider."""
+    place = {"the_tenant_id": tenant_id, "the_id": integration_id}
+    return Bound(MOVE_STREAMS, {**place, "provider": provider})
 
 
 def deleting(tenant_id: UUID, one: Complete) -> Iterator[Bound]:

@@ -46,6 +46,9 @@ webhook_endpoints = wanted(
     id_("credential_id", nullable=True),
     *map(text, ("auth_header", "url")),
     *(Column(name, JSONB, nullable=False) for name in ("headers", "delivery")),
+    text("app"),
+    Column("tenants", ARRAY(Text), nullable=False),
+    text("app_provider"),
 )
 
 subscriptions = wanted(

@@ -39,6 +39,8 @@ MOST_RETRIES: Final = 10
 MOST_APPROVALS: Final = 5
 LONGEST_REVIEW_S: Final = 30 * 86_400.0
 DEEPEST_FIELD: Final = 8
+STREAMS: Final = "app"
+"""In the place of a tenant in an url of the ingress; no tenant has this name."""
 LARGEST_INPUT: Final = 64 * 1024
 
 # What expressions may name: the executor gives them values.
@@ -72,11 +74,8 @@ def _alone(one: Declared, tenant: str, schemas: Schemas, times: Mapping[Key, int
         yield "metadata.tenant", "is another tenant than the change is for"
     if times[one.key] > 1:
         yield "metadata.name", "is declared twice"
-    if one.kind == "Tenant" and one.name != tenant:
-        yield "metadata.name", f"this is a change of tenant {tenant}"
-    if one.kind == "Tenant" and TENANT_ID.fullmatch(one.name):
-        # Calls may name a tenant by its id: a slug must never be taken for one.
-        yield "metadata.name", "must not look like an id"
+    if one.kind == "Tenant":
+        yield from _tenant_alone(one, tenant)
     if one.absent:
         if one.kind == "Tenant":
             yield "", "a tenant is deleted by DeleteTenant alone"
@@ -91,6 +90,16 @@ def _unfit(one: Declared) -> Found:
     for field, value in one.fields.items():
         if _has_nul(value):
             yield field, "has a NUL character, which no text here can hold"
+
+
+def _tenant_alone(one: Declared, tenant: str) -> Found:
+    if one.name != tenant:
+        yield "metadata.name", f"this is a change of tenant {tenant}"
+    if TENANT_ID.fullmatch(one.name):
+        # Calls may name a tenant by its id: a slug must never be taken for one.
+        yield "metadata.name", "must not look like an id"
+    if one.name == STREAMS:
+        yield "metadata.name", "is where the streams of apps come in (/v1/app/…)"
 
 
 def _has_nul(value: Any) -> bool:

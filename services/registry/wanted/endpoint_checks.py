@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from services.chassis.egress_requests import OWNED_HEADERS
+from services.chassis.ids import SLUG, SLUG_RULE
 from services.providers.catalog import Catalog
 from services.providers.urls import base_url_problem
 from services.registry.wanted.objects import Complete, Key
@@ -27,6 +28,7 @@ SHOWN: Final[Mapping[str, frozenset[str]]] = {
     "OAUTH2": frozenset({"oauth2"}),
 }
 """The types of credential that each way of proving who one is takes."""
+EVERYBODY: Final = "*"
 LONGEST_TIMEOUT_S: Final = 30.0
 LONGEST_WAIT_S: Final = 7 * 86_400.0
 MOST_AT_ONCE: Final = 1000
@@ -44,6 +46,16 @@ def check_endpoint(one: Complete, known: Known, catalog: Catalog) -> Found:
         yield "spec.secret", "must be a Credential of type webhook_secret"
     yield from _auth(spec, known)
     yield from (_inbound if spec["direction"] == INBOUND else _outbound)(spec, known, catalog)
+    yield from _stream(one, known, catalog)
+
+
+def stream_of(one: Complete, known: Known) -> tuple[str, str] | None:
+    """Provider and app of the stream that an endpoint owns; None where it owns none."""
+    spec = one.spec()
+    integration = known.get(("Integration", spec["integration"]))
+    if not (spec["app"] and spec["secret"] and integration):
+        return None
+    return integration.fields["spec.provider"], spec["app"]
 
 
 def check_routes(one: Complete, known: Known) -> Found:
@@ -86,7 +98,7 @@ def _inbound(spec: Mapping[str, Any], known: Known, catalog: Catalog) -> Found:
             yield f"spec.{field}", "is for endpoints of direction OUTBOUND"
     if spec["auth"] == "OAUTH2":
         yield "spec.auth", "OAUTH2 is for endpoints of direction OUTBOUND"
-    if spec["auth"] in NEEDING_SECRET and not spec["secret"]:
+    if spec["auth"] in NEEDING_SECRET and not (spec["secret"] or spec["app"]):
         yield "spec.secret", f"is required: {NEEDING_SECRET[spec['auth']]}"
     elif spec["secret"] and spec["auth"] not in NEEDING_SECRET:
         yield "spec.secret", f"is not used where auth is {spec['auth']}"
@@ -95,6 +107,46 @@ def _inbound(spec: Mapping[str, Any], known: Known, catalog: Catalog) -> Found:
     manifest = catalog.manifests.get(provider)
     if manifest is not None and manifest.webhook is None:
         yield "spec.integration", f"{manifest.provider} sends no webhooks that we can verify"
+
+
+def _stream(one: Complete, known: Known, catalog: Catalog) -> Found:
+    """Whether an endpoint owns a stream, or receives from one, as it can be."""
+    spec = one.spec()
+    if spec["tenants"] and not (spec["app"] and spec["secret"]):
+        yield "spec.tenants", "is for the owner of an app's stream: with app and secret"
+    for index, slug in enumerate(spec["tenants"]):
+        if slug != EVERYBODY and not SLUG.fullmatch(slug):
+            yield f"spec.tenants[{index}]", f"must be * or the name of a tenant: {SLUG_RULE}"
+    if not spec["app"]:
+        return
+    if spec["direction"] != INBOUND:
+        yield "spec.app", "is for endpoints of direction INBOUND"
+        return
+    if not SLUG.fullmatch(spec["app"]):
+        yield "spec.app", f"must be {SLUG_RULE}"
+    if spec["auth"] != "SIGNATURE":
+        yield "spec.auth", "must be SIGNATURE: an app's stream is signed"
+    integration = known.get(("Integration", spec["integration"]))
+    manifest = catalog.manifests.get(integration.spec()["provider"]) if integration else None
+    if manifest and not (manifest.webhook and manifest.webhook.app):
+        yield "spec.app", f"{manifest.provider} sends no streams of apps that we know"
+    if other := _same_stream(one, known):
+        yield "spec.app", f"{other} does the same for this app already"
+
+
+def _same_stream(one: Complete, known: Known) -> str | None:
+    """Another endpoint that owns the same stream, or receives the items of the same accounts."""
+    place = _part_in_stream(one, known)
+    others = (other for other in known.values() if other.key != one.key)
+    return next((other.name for other in others if _part_in_stream(other, known) == place), None)
+
+
+def _part_in_stream(one: Complete, known: Known) -> tuple[str, str, str] | None:
+    if one.kind != "WebhookEndpoint" or not one.fields["spec.app"]:
+        return None
+    if owned := stream_of(one, known):
+        return ("owner", *owned)
+    return "receiver", one.fields["spec.app"], one.fields["spec.integration"]
 
 
 def _outbound(spec: Mapping[str, Any], _known: Known, _catalog: Catalog) -> Found:

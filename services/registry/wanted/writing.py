@@ -15,6 +15,7 @@ from services.registry.credentials.declared import DeclaredSecrets, Place, deriv
 from services.registry.credentials.sealing import Keyring, Sealing
 from services.registry.store import invalidations, objects, revisions, tenants
 from services.registry.wanted.drafts import Draft
+from services.registry.wanted.endpoint_checks import stream_of
 from services.registry.wanted.objects import Complete, Declared, Key
 from services.registry.wanted.plan import NOTHING, Change, FieldChange
 
@@ -91,6 +92,10 @@ class Writer:
             yield from self._secrets.written(change, writing, place)
         else:
             yield writing
+        if one.kind == "Integration" and not new:
+            provider = one.fields["spec.provider"]
+            tenant_id = within.occasion.tenant_id
+            yield objects.moving_streams(tenant_id, within.ids[one.key], provider)
 
     def _derived(self, one: Complete, within: _Within, *, new: bool) -> dict[str, Any]:
         if one.kind == "Integration":
@@ -102,6 +107,9 @@ class Writer:
             app = ("Credential", integration.fields["spec.app"])
             provider = integration.fields["spec.provider"]
             return {"provider": provider, "app_id": within.ids.get(app)}
+        if one.kind == "WebhookEndpoint":
+            stream = stream_of(one, within.known)
+            return {"app_provider": stream[0] if stream else ""}
         return {}
 
 

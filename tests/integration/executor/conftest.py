@@ -11,6 +11,7 @@ from services.chassis.channel import open_channel
 from services.chassis.database import Database
 from services.chassis.secret import Secret
 from services.executor.registry.client import Registry
+from services.registry import main as registry_main
 from tests.integration.executor.execution_bench import ExecutionBench, execution_bench
 from tests.integration.executor.ingress_house import House, ingress_house
 from tests.integration.executor.lane_bench import LaneBench
@@ -30,6 +31,15 @@ async def admin(superuser: Secret) -> AsyncIterator[psycopg.AsyncConnection[Any]
 def bench(executor_database: Database) -> LaneBench:
     """A tenant with nothing to do yet."""
     return LaneBench(executor_database)
+
+
+@pytest.fixture
+async def registry_database(
+    registry_conninfos: tuple[Secret, Secret],
+) -> AsyncIterator[Database]:
+    """The registry's pools on this test's database, with what its constraints mean."""
+    async with Database(*registry_conninfos, constraints=registry_main.CONSTRAINTS) as database:
+        yield database
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from services.chassis.secret import Secret
 from services.executor.events import accepting
 from services.executor.ingress import server
 from services.executor.ingress.inbound import Inbound
+from services.executor.ingress.streams import Counts, Streams
 from services.executor.registry.client import Registry
 from services.executor.registry.connecting import RegistryConnecting
 from services.executor.registry.projection import Projection
@@ -87,6 +88,7 @@ class House:
     database: Database
     admin: Admin
     session: aiohttp.ClientSession
+    counts: Counts
 
     async def send(
         self, body: bytes = BODY, event: str = "issues", endpoint: str = "hook", **more: Any
@@ -118,15 +120,18 @@ class House:
         ids = await self.rows("SELECT id FROM executor.events ORDER BY id")
         return [await self.event(event_id) for (event_id,) in ids]
 
-    async def event(self, event_id: UUID) -> Kept:
-        kept = await store.find(self.database, self.tenant_id, event_id)
+    async def event(self, event_id: UUID, tenant_id: UUID | None = None) -> Kept:
+        tenant_id = tenant_id or self.tenant_id
+        kept = await store.find(self.database, tenant_id, event_id)
         assert kept is not None
-        key = await self.registry.lease_key(self.tenant_id, kept.data_key_id)
+        key = await self.registry.lease_key(tenant_id, kept.data_key_id)
         return accepting.opened(kept, key)
 
-    async def want(self, *documents: Document) -> None:
-        await self.service.apply("acme", *documents)
-        await self.projection.project(self.tenant_id)
+    async def want(self, *documents: Document, tenant: str = "acme") -> UUID:
+        await self.service.apply(tenant, *documents)
+        tenant_id = await self.service.tenant_id(tenant)
+        await self.projection.project(tenant_id)
+        return tenant_id
 
 
 @asynccontextmanager
@@ -135,6 +140,7 @@ async def ingress_house(
     registry: Registry,
     database: Database,
     admin: Admin,
+    public_url: str = "",
 ) -> AsyncIterator[House]:
     """The ingress of the tenant `acme`, who wants `wanted()`."""
     await registry_service.apply("acme", *wanted())
@@ -143,14 +149,16 @@ async def ingress_house(
     await projection.project(tenant_id)
     evaluator = Evaluator()
     uses = Uses()
-    inbound = Inbound(database, registry, Catalog.load(), evaluator, uses)
+    inbound = Inbound(database, registry, Catalog.load(), evaluator, uses, public_url=public_url)
+    counts = Counts()
+    streams = Streams(inbound, database, counts)
     async with (
         evaluator,
         open_channel(registry_service.target, key=registry_service.service_key) as channel,
-        server.serving(inbound, RegistryConnecting(channel), "127.0.0.1", 0) as port,
+        server.serving(inbound, streams, RegistryConnecting(channel), "127.0.0.1", 0) as port,
         aiohttp.ClientSession() as session,
     ):
         yield House(
             f"http://127.0.0.1:{port}", tenant_id, registry_service, registry, projection,
-            inbound, uses, database, admin, session,
+            inbound, uses, database, admin, session, counts,
         )  # fmt: skip

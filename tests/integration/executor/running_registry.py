@@ -38,6 +38,7 @@ KINDS = {
     "Tenant": "tenant",
     "Integration": "integration",
     "Credential": "credential",
+    "Connection": "connection",
     "Connector": "connector",
     "WebhookEndpoint": "webhook_endpoint",
     "Subscription": "subscription",

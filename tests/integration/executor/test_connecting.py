@@ -21,6 +21,7 @@ from services.chassis.evaluator import Evaluator
 from services.executor.ingress import server
 from services.executor.ingress.connecting import CALLBACK, COOKIE, HEADERS
 from services.executor.ingress.inbound import Inbound
+from services.executor.ingress.streams import Counts, Streams
 from services.executor.registry.client import Registry
 from services.executor.registry.connecting import RegistryConnecting
 from services.executor.registry.uses import Uses
@@ -129,7 +130,13 @@ async def door(
     async with (
         evaluator,
         open_channel(registry_service.target, key=registry_service.service_key) as channel,
-        server.serving(inbound, RegistryConnecting(channel), "127.0.0.1", 0) as port,
+        server.serving(
+            inbound,
+            Streams(inbound, executor_database, Counts()),
+            RegistryConnecting(channel),
+            "127.0.0.1",
+            0,
+        ) as port,
         aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
     ):
         yield Door(f"http://127.0.0.1:{port}", box, registry_service, session, admin)

@@ -19,6 +19,7 @@ from services.executor.engine.recorder import Recorder
 from services.executor.engine.work import Claimed, Done, Failed, Outcome
 from services.executor.engine.worker import Worker
 from services.executor.executions.scheduler import Scheduler
+from services.executor.ingress.streams import Counted, Counts
 from services.executor.metrics import Metrics
 from services.executor.store.audit_outbox import Told
 from tests.integration.executor.execution_bench import Vault
@@ -44,8 +45,9 @@ class Scraped:
         self.doctor = Doctor(database)
         self.shipping = Shipping(database, Refusing())
         scheduler = Scheduler(database, Vault())
+        self.app_items = Counts()
         self.collector = Metrics(
-            database, self.worker.meters, self.doctor, scheduler, self.shipping
+            database, self.worker.meters, self.doctor, scheduler, self.shipping, self.app_items
         )
         self.port = 0
 
@@ -115,10 +117,14 @@ async def test_what_is_done_and_what_there_is_to_do_is_told_by_kind(
     assert await scraped.value("tenon_work_waiting", **KIND) == 6
 
 
-async def test_the_pools_and_the_doctors_repairs_are_told(
+async def test_the_pools_the_doctors_repairs_and_items_of_streams_are_told(
     bench: LaneBench, scraped: Scraped, admin: Admin
 ) -> None:
     await bench.enqueue(bench.item())
+    scraped.app_items[Counted("slack", "main", known=True)] += 3
+    stream = {"provider": "slack", "app": "main"}
+    assert await scraped.value("tenon_app_items_total", **stream, known="true") == 3
+    assert await scraped.value("tenon_app_items_total", **stream, known="false") is None
     for login in ("tenant", "system"):
         most = await scraped.value("tenon_database_pool_max", login=login)
         assert most == {"tenant": 8, "system": 4}[login]

@@ -1169,6 +1169,8 @@ class WebhookEndpointSpec(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
+    APP_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
     direction: _builtins.str
     """Which way the events go."""
     integration: _builtins.str
@@ -1185,6 +1187,11 @@ class WebhookEndpointSpec(_message.Message):
     """The header of API_KEY and CUSTOM."""
     url: _builtins.str
     """Of an outbound one: where events are sent."""
+    app: _builtins.str
+    """Of an inbound one: the app whose stream it is, which brings what happens in all its accounts.
+    With a `secret` it owns the stream; without one it receives the items of accounts that are
+    connected under its integration.
+    """
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Of an outbound one: further headers."""
@@ -1192,6 +1199,10 @@ class WebhookEndpointSpec(_message.Message):
     @_builtins.property
     def delivery(self) -> Global___DeliveryPolicy:
         """Of an outbound one: how deliveries take their turns and are tried again."""
+
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of the owner of a stream: the tenants that may get items of it."""
 
     def __init__(
         self,
@@ -1206,10 +1217,12 @@ class WebhookEndpointSpec(_message.Message):
         url: _builtins.str = ...,
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         delivery: Global___DeliveryPolicy | None = ...,
+        app: _builtins.str = ...,
+        tenants: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "delivery", b"delivery", "is_active", b"is_active"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "auth", b"auth", "auth_header", b"auth_header", "credential", b"credential", "delivery", b"delivery", "direction", b"direction", "headers", b"headers", "integration", b"integration", "is_active", b"is_active", "secret", b"secret", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "app", b"app", "auth", b"auth", "auth_header", b"auth_header", "credential", b"credential", "delivery", b"delivery", "direction", b"direction", "headers", b"headers", "integration", b"integration", "is_active", b"is_active", "secret", b"secret", "tenants", b"tenants", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
     _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015
