@@ -111,7 +111,7 @@ STORED: Mapping[str, Stored] = {
     "WebhookEndpoint": Stored(
         t.webhook_endpoints,
         "endpoint_id",
-        ("direction", "is_active", "auth", "auth_header", "url", "headers", "delivery"),
+        ("direction", "is_active", "auth", "auth_header", "url", "headers", "delivery", "subject"),
         (
             Reference("integration", "integration_id", "Integration"),
             Reference("secret", "secret_id", "Credential"),
