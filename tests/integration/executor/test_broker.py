@@ -4,7 +4,8 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,10 +15,14 @@ from nats.js import JetStreamContext
 from standardwebhooks import Webhook
 
 from services.chassis.database import Database
+from services.chassis.egress import Egress, parse_allow
 from services.chassis.failpoints import Failpoint
 from services.chassis.secret import Secret
+from services.executor.deliveries.broker_links import Link, opened
+from services.executor.deliveries.broker_pool import Links, Terms
 from services.executor.deliveries.sending import AFTER_SEND
 from services.executor.registry.credentials import Resolved
+from services.providers.brokers import parse
 from tests.certificates import HERE, Authority
 from tests.integration.executor.delivery_bench import (
     SECRET,
@@ -514,3 +519,23 @@ async def test_a_broker_that_talks_nonsense_costs_a_try_and_little_else(
                 await out.publish(payload={"n": number})
                 found = await out.until(lambda f: f[-1].state == "dead")
                 assert (number, found[-1].failure_reason) == (number, reason)
+
+
+async def test_of_connections_that_nobody_uses_only_so_many_are_kept(server: NatsServer) -> None:
+    """Those in use are never closed for that; the one used longest ago goes first."""
+    broker, terms = parse(server.url), Terms(server.url, None, None)
+    async with Egress(parse_allow(f"127.0.0.1/32:{server.port}")) as egress, Links(most=2) as links:
+
+        def lent(number: int) -> AbstractAsyncContextManager[Link]:
+            whose = (UUID(int=0), UUID(int=number))
+            return links.lent(whose, terms, partial(opened, egress, broker, {}, None), 5)
+
+        async with lent(0) as held, lent(1), lent(2):
+            assert len(server.connections()) == 3
+        async with lent(0) as again:
+            assert again is held
+        async with lent(3) as newest, asyncio.timeout(5):
+            while len(server.connections()) != 2:
+                await asyncio.sleep(0.02)
+            assert not held.broken and not newest.broken
+    await closed(server)
