@@ -38,6 +38,7 @@ from services.chassis.secret import Secret
 from services.executor.deliveries.messages import message
 from services.executor.deliveries.policies import KIND, policy_of
 from services.executor.deliveries.sending import Sending
+from services.executor.deliveries.webhooks import webhooks
 from services.executor.engine import lanes, steering
 from services.executor.engine.recorder import Recorder
 from services.executor.engine.worker import Worker, WorkerLimits
@@ -298,7 +299,7 @@ async def work(url: str) -> None:
         aiohttp.ClientSession() as session,
     ):
         recorder = Recorder(database)
-        sending = Sending(database, Keys(), egress, recorder)
+        sending = Sending(database, Keys(), webhooks(egress), recorder)
         for number in range(ROUNDS + 1):
             worker = Worker(database, {KIND: sending}, recorder, LIMITS)
             pair = (await _delivered(worker), await _posted(session, url))

@@ -1,4 +1,4 @@
-"""The only way out over HTTP: every dialled address is checked, every answer is capped.
+"""The only way out: every dialled address is checked, and over HTTP every answer is capped.
 
 What a caller learns from an error is whether the request may have reached the other side:
 `services.chassis.egress_errors` has them all.
@@ -35,6 +35,8 @@ from services.chassis.egress_errors import (
     Unsendable,
 )
 from services.chassis.egress_requests import OWNED_HEADERS, Request, checked_url, place_of
+from services.chassis.egress_streams import Stream, dialled
+from services.chassis.endpoint_limits import Only
 
 __all__ = [
     "OWNED_HEADERS",
@@ -83,10 +85,11 @@ class Egress:
     """
 
     def __init__(self, allow: Sequence[AllowRule], limits: Limits = Limits()) -> None:
+        self._allow = tuple(allow)
         self._limits = limits
         self._session = aiohttp.ClientSession(
             connector=CheckedConnector(
-                tuple(allow), limits.connections, most_bytes(limits.response_bytes)
+                self._allow, limits.connections, most_bytes(limits.response_bytes)
             ),
             trust_env=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -134,6 +137,16 @@ class Egress:
         # Raised out here to have no context: aiohttp's errors repeat the URL, which may carry a
         # key, and the address they dialled.
         raise failed
+
+    async def dial(
+        self, host: str, port: int, *, only: Only | None = None, timeout_s: float
+    ) -> Stream:
+        """A connection to whoever speaks something else than HTTP; the caller closes it.
+
+        Raises EgressRefused, NotPermitted and ConnectFailed.
+        """
+        here = Journey(host, f"{host}:{port}", only)
+        return await dialled(here, port, self._allow, min(timeout_s, self._limits.connect_s))
 
     async def _exchange(
         self, request: Request, url: URL, here: Journey, timeout_s: float | None

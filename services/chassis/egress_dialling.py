@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -78,17 +79,22 @@ class CheckedConnector(aiohttp.TCPConnector):
 
     def _checked_socket(self, info: "AddrInfoType") -> socket.socket:
         family, kind, protocol, _, target = info
-        address, port = str(target[0]), int(target[1])
-        here = journey.get()
-        if verdict(address, port, self._allow, here.host) is not None:
-            here.refused.append(address)
-        elif here.only is not None and not here.only.permits_address(address):
-            here.outside = True
-        else:
-            here.dialled = True
+        if may_dial(journey.get(), str(target[0]), int(target[1]), self._allow):
             return socket.socket(family, kind, protocol)
         # An OSError lets the connector go on to the host's other addresses.
         raise PermissionError("refused by egress")
+
+
+def may_dial(here: Journey, address: str, port: int, allow: Sequence[AllowRule]) -> bool:
+    """Whether a journey may go to an address, literal as it is dialled; writes down the answer."""
+    if verdict(address, port, allow, here.host) is not None:
+        here.refused.append(address)
+    elif here.only is not None and not here.only.permits_address(address):
+        here.outside = True
+    else:
+        here.dialled = True
+        return True
+    return False
 
 
 def _metered(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
@@ -128,7 +134,7 @@ async def send_once(
 
 
 def told_by(here: Journey, error: Exception) -> EgressError:
-    """What an error of aiohttp means, given how far the journey came; repeats nothing of it."""
+    """What an error of aiohttp or asyncio means, by how far it came; repeats nothing of it."""
     if here.sent:
         late = isinstance(error, TimeoutError)
         what = "took too long to answer" if late else "broke off before its answer was whole"
@@ -151,6 +157,7 @@ def told_by(here: Journey, error: Exception) -> EgressError:
 _CONNECT_FAULTS: Final[tuple[tuple[type[Exception], Fault, str], ...]] = (
     (TimeoutError, "timeout", "no connection in time"),
     (aiohttp.ClientConnectorDNSError, "dns", "the name is not known"),
+    (socket.gaierror, "dns", "the name is not known"),
     (aiohttp.ClientConnectorCertificateError, "tls", "the certificate is not accepted"),
     (aiohttp.ClientSSLError, "tls", "no TLS connection"),
 )

@@ -42,9 +42,13 @@ from services.executor.audit.shipping import Shipping
 from services.executor.calling import Calling
 from services.executor.crew import supervise_crew
 from services.executor.deliveries.again import Again
+from services.executor.deliveries.broker_pool import Links
+from services.executor.deliveries.brokers import brokers_of
 from services.executor.deliveries.reading import DeliveryLog
 from services.executor.deliveries.sending import Sending
+from services.executor.deliveries.subjects import Subjects
 from services.executor.deliveries.trials import Trials
+from services.executor.deliveries.webhooks import webhooks
 from services.executor.draining import Draining
 from services.executor.engine import doctor, lanes
 from services.executor.engine.doctor import Doctor
@@ -297,12 +301,13 @@ async def _serve(settings: Settings) -> None:
         _database(settings) as database,
         _channel(settings) as channel,
         Egress(parse_allow(settings.egress_allow), STEP_LIMITS) as egress,
+        Links() as links,
         Evaluator() as evaluator,
     ):
         # A start without its database fails here, in words, rather than at the first call.
         await cursor.read(database)
         await _check(database, settings, {settings.role: 1})
-        wired = _wire(settings, database, channel, egress, evaluator)
+        wired = _wire(settings, database, channel, egress, links, evaluator)
         async with AsyncExitStack() as parts:
             ports: Ports = {}
             for part in ROLES[settings.role]:
@@ -350,6 +355,7 @@ def _wire(
     database: Database,
     channel: grpc.aio.Channel,
     egress: Egress,
+    links: Links,
     evaluator: Evaluator,
 ) -> Wired:
     uses = Uses()
@@ -359,7 +365,9 @@ def _wire(
     recorder = Recorder(database, lease_s=settings.lease_s)
     running = Running(database, registry, calling, catalog, recorder, changes, evaluator)
     limits = WorkerLimits(items=settings.concurrency, lease_s=settings.lease_s)
-    sending = Sending(database, registry, egress, recorder)
+    subjects = Subjects(database, registry, evaluator)
+    transports = {**webhooks(egress), **brokers_of(egress, subjects, links)}
+    sending = Sending(database, registry, transports, recorder)
     kinds = {kind.name: kind for kind in (running, sending)}
     worker = Worker(database, kinds, recorder, limits)
     return Wired(

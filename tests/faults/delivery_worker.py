@@ -8,6 +8,7 @@ from services.chassis.egress import Egress, parse_allow
 from services.chassis.secret import Secret
 from services.chassis.telemetry import configure_logging
 from services.executor.deliveries.sending import Sending
+from services.executor.deliveries.webhooks import webhooks
 from tests.faults.fixed_keys import SEED, FixedKeys
 from tests.faults.worker_process import recording, work
 
@@ -16,7 +17,7 @@ async def run() -> None:
     """Work until told to stop."""
     keys = FixedKeys(Secret(os.environ[SEED]))
     async with recording() as (database, recorder), Egress(parse_allow("127.0.0.1/32:*")) as egress:
-        await work(database, recorder, Sending(database, keys, egress, recorder))
+        await work(database, recorder, Sending(database, keys, webhooks(egress), recorder))
 
 
 if __name__ == "__main__":

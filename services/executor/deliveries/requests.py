@@ -63,6 +63,15 @@ def signed(message_id: UUID, body: bytes, secrets: Sequence[Secret], now: float)
     return {**made[0], SIGNATURE: " ".join(each[SIGNATURE] for each in made)}
 
 
+def message_headers(
+    message_id: UUID, body: bytes, secrets: Sequence[Secret], now: float
+) -> dict[str, str]:
+    """The headers of a message that may go out unsigned: without a secret, its id and the time."""
+    if secrets:
+        return signed(message_id, body, secrets, now)
+    return {"webhook-id": f"{MESSAGE_PREFIX}{message_id}", "webhook-timestamp": str(int(now))}
+
+
 def _proof(spec: Mapping[str, Any], credential: Credential) -> dict[str, str]:
     if credential.type == "none":
         return {}

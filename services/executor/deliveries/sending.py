@@ -9,7 +9,7 @@ and the state says `sending`.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
@@ -17,15 +17,16 @@ from uuid import UUID
 
 from services.chassis import failpoints
 from services.chassis.database import Bound, Database
-from services.chassis.egress import Egress, EgressError
+from services.chassis.egress import EgressError
 from services.chassis.envelope import Unsealable
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, TenonError
 from services.chassis.secret import Secret
-from services.executor.deliveries import messages, requests, verdicts
+from services.executor.deliveries import messages, verdicts
 from services.executor.deliveries.loading import Loading
-from services.executor.deliveries.policies import KIND, seconds
+from services.executor.deliveries.policies import KIND
 from services.executor.deliveries.starting import BODY, TABLE
-from services.executor.deliveries.verdicts import Verdict
+from services.executor.deliveries.transports import Outgoing, Transports
+from services.executor.deliveries.verdicts import NotTaken, Verdict
 from services.executor.engine.work import Claimed, Done, Failed, Later, Notes, Outcome, Why
 from services.executor.events import accepting
 from services.executor.executions.masking import sentence
@@ -34,8 +35,8 @@ from services.executor.sealing import Row, opened_bytes
 from services.executor.store import deliveries as store
 from services.executor.store.deliveries import Attempt, Taken
 from services.executor.store.lanes import SET_PAUSE
-from services.executor.store.projected import ProjectedObject, WayOut
-from services.providers.auth import Credential
+from services.executor.store.projected import WayOut
+from services.providers.brokers import scheme_of
 
 BEFORE_SEND: Final = failpoints.declare("delivery.before_send", "it is sent by the next worker")
 AFTER_SEND: Final = failpoints.declare("delivery.after_send", "it is sent again, with the same id")
@@ -61,10 +62,7 @@ class Prepared:
 
     number: int
     way: WayOut
-    endpoint: ProjectedObject
-    body: bytes = field(repr=False)
-    secrets: tuple[Secret, ...] = field(repr=False)
-    credential: Resolved | None = field(repr=False)
+    outgoing: Outgoing = field(repr=False)
 
 
 class Sending:
@@ -76,15 +74,13 @@ class Sending:
         self,
         database: Database,
         secrets: Secrets,
-        egress: Egress,
+        transports: Transports,
         notes: Notes,
-        now: Callable[[], float] = time.time,
     ) -> None:
         self._loading = Loading(database)
         self._secrets = secrets
-        self._egress = egress
+        self._transports = transports
         self._notes = notes
-        self._now = now
 
     async def prepare(self, claimed: Claimed) -> Prepared | Outcome:
         """What is to be sent; or at once what becomes of it, where nothing can be."""
@@ -108,7 +104,8 @@ class Sending:
             return self._ended(claimed, "failed", "EVENT_GONE")
         except (NotFound, FailedPrecondition):
             return self._recorded(claimed, number, Verdict("again", reason=UNAVAILABLE))
-        return Prepared(number, way, way.endpoint, body, secrets, credential)
+        outgoing = Outgoing(tenant_id, delivery, way.endpoint, body, secrets, credential)
+        return Prepared(number, way, outgoing)
 
     async def call(self, claimed: Claimed, prepared: Prepared | Outcome) -> Outcome:
         """Send it once."""
@@ -116,7 +113,7 @@ class Sending:
             return prepared
         BEFORE_SEND.hit()
         begun = time.monotonic()
-        verdict = await self._seen(claimed, self._sent(claimed, prepared))
+        verdict = await self._seen(claimed, self._sent(prepared.outgoing))
         AFTER_SEND.hit()
         if verdict.status == UNAUTHORIZED:
             await self._renew(claimed.tenant_id, prepared)
@@ -127,21 +124,18 @@ class Sending:
         state, reason = GIVEN_UP[why]
         return self._ended(claimed, state, reason)
 
-    async def _sent(self, claimed: Claimed, prepared: Prepared) -> Verdict:
-        spec, known = prepared.endpoint.spec, prepared.credential
-        credential = Credential(known.type, known.values, known.only) if known else Credential()
+    async def _sent(self, outgoing: Outgoing) -> Verdict:
+        transport = self._transports[scheme_of(outgoing.endpoint.spec["url"])]
         try:
-            request = requests.request_of(
-                spec, claimed.target_id, prepared.body, prepared.secrets, credential, self._now()
-            )
-            timeout_s = seconds(spec["delivery"]["timeout"])
-            answer = await self._egress.send(request, timeout_s=timeout_s)
+            verdict = await transport.send(outgoing)
+        except NotTaken as error:
+            verdict = error.verdict
         except EgressError as error:
             return verdicts.unanswered(error)
         except (InvalidArgument, FailedPrecondition) as error:
             return Verdict("again", reason=error.code)
-        verdict = verdicts.answered(answer, self._now())
-        hidden = [*prepared.secrets, *(known.values.values() if known else ())]
+        known = outgoing.credential
+        hidden = [*outgoing.secrets, *(known.values.values() if known else ())]
         return verdicts.with_head(verdict, sentence(verdict.head, hidden, verdicts.HEAD_BYTES))
 
     async def _seen(self, claimed: Claimed, sending: Any) -> Verdict:
@@ -159,7 +153,7 @@ class Sending:
 
     async def _renew(self, tenant_id: UUID, prepared: Prepared) -> None:
         """Have newer tokens for the next try; where there are none, the refusal stands."""
-        wanted, known = prepared.way.credential, prepared.credential
+        wanted, known = prepared.way.credential, prepared.outgoing.credential
         if wanted is not None and known is not None and known.type == "oauth2":
             with contextlib.suppress(TenonError):
                 await self._secrets.refresh(tenant_id, wanted.name, known.version)

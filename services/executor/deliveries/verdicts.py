@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final, Literal
 
 from services.chassis.egress import EgressError, EgressRefused, NotPermitted, Response, Unsendable
+from services.chassis.errors import TenonError
 
 HEAD_BYTES: Final = 1024
 LONGEST_WAIT_S: Final = 86_400.0
@@ -28,6 +29,14 @@ class Verdict:
     reason: str = ""
     head: str = ""
     wait_s: float = 0.0
+
+
+class NotTaken(TenonError):
+    """Raised where it is found out that a try has failed, with what it came to."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__("it was not taken", reason=verdict.reason)
+        self.verdict = verdict
 
 
 def answered(answer: Response, now: float) -> Verdict:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
+from services.chassis import strict_json
 from services.chassis.database import Database, Transaction
 from services.chassis.envelope import Unsealable
 from services.chassis.errors import TenonError
@@ -125,6 +126,22 @@ def opened(kept: Kept, key: LeasedKey | None) -> Kept:
     return Kept(kept.tenant_id, kept.id, headers, opened_bytes(key, row, BODY, kept.body))
 
 
+def event_of(
+    opened: Kept, event_type: str, endpoint: ProjectedObject | None = None, delivery_key: str = ""
+) -> Event:
+    """An event as it was when it was routed, of what is kept of it."""
+    return Event(
+        tenant_id=opened.tenant_id,
+        endpoint=endpoint,
+        type=event_type,
+        delivery_key=delivery_key,
+        headers=opened.headers,
+        payload=_payload(opened.body),
+        body=opened.body,
+        id=opened.id,
+    )
+
+
 def as_context(event: Event) -> dict[str, Any]:
     """What expressions see as `event`."""
     return {
@@ -133,6 +150,13 @@ def as_context(event: Event) -> dict[str, Any]:
         "payload": event.payload,
         "headers": dict(event.headers),
     }
+
+
+def _payload(body: bytes) -> object:
+    try:
+        return strict_json.parse(body)
+    except ValueError:
+        return None
 
 
 def _sealed(event: Event, key: LeasedKey) -> Kept:

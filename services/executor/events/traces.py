@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from services.chassis import strict_json
 from services.chassis.database import Database
 from services.chassis.evaluator import Evaluator, View
 from services.executor.events import accepting
@@ -98,26 +97,11 @@ def _event(seen: Seen, endpoints: Sequence[ProjectedObject]) -> Event:
     """The event as it was when it was routed."""
     noted, said = seen.noted, seen.said
     by_id = {each.object_id: each for each in endpoints}
-    return Event(
-        tenant_id=said.tenant_id,
-        endpoint=by_id.get(noted.endpoint_id),
-        type=noted.type,
-        delivery_key=noted.delivery_key,
-        headers=said.headers,
-        payload=_payload(said.body),
-        body=said.body,
-        id=noted.id,
-    )
+    whence = by_id.get(noted.endpoint_id)
+    return accepting.event_of(said, noted.type, whence, noted.delivery_key)
 
 
 def _source(noted: Noted, event: Event) -> str | None:
     if noted.endpoint_id == accepting.PUBLISHED:
         return ""
     return None if event.endpoint is None else event.endpoint.name
-
-
-def _payload(body: bytes) -> object:
-    try:
-        return strict_json.parse(body)
-    except ValueError:
-        return None

@@ -48,6 +48,7 @@ ADD: Final = Statement(insert(DELIVERIES).values(bound(DELIVERIES, *_NEW)))
 TAKE: Final = Statement(
     select(
         *(_D[name] for name in _TAKEN),
+        _D.event_id.label("of_event"),
         *(EVENTS.c[name].label(f"event_{name}") for name in _KEPT),
     )
     .select_from(
@@ -140,6 +141,7 @@ class Taken:
     """
 
     id: UUID
+    of_event: UUID
     event_type: str
     attempts: int
     ended_at: datetime | None
@@ -218,7 +220,7 @@ def _endpoints(wanted: Sequence[Wanted]) -> list[UUID]:
 def _taken(row: Any, way: WayOut) -> Taken:
     event = {name: getattr(row, f"event_{name}") for name in _KEPT}
     return Taken(
-        **{name: getattr(row, name) for name in _TAKEN},
+        **{name: getattr(row, name) for name in (*_TAKEN, "of_event")},
         event=Kept(**event) if event["id"] is not None else None,
         way=way,
     )

@@ -49,6 +49,7 @@ webhook_endpoints = wanted(
     text("app"),
     Column("tenants", ARRAY(Text), nullable=False),
     text("app_provider"),
+    text("subject"),
 )
 
 subscriptions = wanted(

@@ -256,6 +256,8 @@ def _endpoint(one: Complete, known: Mapping[Key, Complete], catalog: Catalog) ->
     yield from check_endpoint(one, known, catalog)
     delivery = one.spec()["delivery"]
     yield from _expression(delivery["key"], "spec.delivery.key", {"event": EVENT})
+    for _, sentence in templates.problems(one.spec()["subject"], {"event": EVENT}):
+        yield "spec.subject", sentence
 
 
 def _subscription(one: Complete, known: Mapping[Key, Complete], catalog: Catalog) -> Found:

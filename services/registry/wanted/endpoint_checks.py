@@ -1,11 +1,14 @@
 """Whether endpoints make sense, and what is routed to them: pure."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from services.chassis.egress_requests import OWNED_HEADERS
+from services.chassis.expressions import ExpressionError
 from services.chassis.ids import SLUG, SLUG_RULE
+from services.chassis.templates import Template
+from services.providers import brokers
 from services.providers.catalog import Catalog
 from services.providers.urls import base_url_problem
 from services.registry.wanted.objects import Complete, Key
@@ -29,6 +32,9 @@ SHOWN: Final[Mapping[str, frozenset[str]]] = {
 }
 """The types of credential that each way of proving who one is takes."""
 EVERYBODY: Final = "*"
+SHOWN_TO_BROKERS: Final = ("SIGNATURE", "NONE", "BASIC", "BEARER")
+"""The ways of proving who one is that a broker knows; the first two are none."""
+BROKERS_OWN: Final = "nats-"
 LONGEST_TIMEOUT_S: Final = 30.0
 LONGEST_WAIT_S: Final = 7 * 86_400.0
 MOST_AT_ONCE: Final = 1000
@@ -93,7 +99,7 @@ def _auth(spec: Mapping[str, Any], known: Known) -> Found:
 def _inbound(spec: Mapping[str, Any], known: Known, catalog: Catalog) -> Found:
     if not spec["integration"]:
         yield "spec.integration", "is required: whose webhooks arrive here"
-    for field in ("url", "headers"):
+    for field in ("url", "headers", "subject"):
         if spec[field]:
             yield f"spec.{field}", "is for endpoints of direction OUTBOUND"
     if spec["auth"] == "OAUTH2":
@@ -154,16 +160,52 @@ def _outbound(spec: Mapping[str, Any], _known: Known, _catalog: Catalog) -> Foun
         yield "spec.integration", "is for endpoints of direction INBOUND"
     if not spec["url"]:
         yield "spec.url", "is required: where events are sent"
-    elif problem := base_url_problem(spec["url"].partition("?")[0]):
-        yield "spec.url", problem
-    if not spec["secret"]:
-        yield "spec.secret", "is required: what deliveries are signed with"
+    else:
+        yield from SENT.get(brokers.scheme_of(spec["url"]), _to_url)(spec)
     for name, value in spec["headers"].items():
         if not _is_free(name):
             yield f"spec.headers.{name}", "is not the name of a header that may be set"
         elif not value.isprintable() or not value.isascii():
             yield f"spec.headers.{name}", "must be printable ASCII"
     yield from _policy(spec["delivery"])
+
+
+def _to_url(spec: Mapping[str, Any]) -> Found:
+    if problem := base_url_problem(spec["url"].partition("?")[0]):
+        yield "spec.url", problem
+    if not spec["secret"]:
+        yield "spec.secret", "is required: what deliveries are signed with"
+    if spec["subject"]:
+        yield "spec.subject", "is for brokers, whose url begins with tls:// or nats://"
+
+
+def _to_broker(spec: Mapping[str, Any]) -> Found:
+    if problem := brokers.url_problem(spec["url"]):
+        yield "spec.url", problem
+    if not spec["subject"]:
+        yield "spec.subject", "is required: what events are published to"
+    elif problem := _subject_problem(spec["subject"]):
+        yield "spec.subject", problem
+    if spec["auth"] not in SHOWN_TO_BROKERS:
+        yield "spec.auth", f"must be one of {', '.join(SHOWN_TO_BROKERS)} for a broker"
+    for name in spec["headers"]:
+        if name.lower().startswith(BROKERS_OWN):
+            yield f"spec.headers.{name}", "is a header by which the broker is told what to do"
+
+
+def _subject_problem(text: str) -> str | None:
+    """What is wrong with a subject whatever its templates come to."""
+    try:
+        parts = Template.parse(text).parts
+    except ExpressionError:
+        return None  # Told with all else that is wrong with templates.
+    return brokers.subject_problem("".join(p if isinstance(p, str) else "x" for p in parts))
+
+
+SENT: Final[Mapping[str, Callable[[Mapping[str, Any]], Found]]] = dict.fromkeys(
+    brokers.ENCRYPTED, _to_broker
+)
+"""What is asked of an outbound endpoint by the scheme of its url; of all others, of a url."""
 
 
 def _policy(policy: Mapping[str, Any]) -> Found:

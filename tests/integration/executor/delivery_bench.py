@@ -14,7 +14,11 @@ from services.chassis.database import Database
 from services.chassis.egress import Egress, Limits, parse_allow
 from services.chassis.evaluator import Evaluator
 from services.chassis.secret import Secret
+from services.executor.deliveries.broker_pool import Links
+from services.executor.deliveries.brokers import brokers_of
 from services.executor.deliveries.sending import Sending
+from services.executor.deliveries.subjects import Subjects
+from services.executor.deliveries.webhooks import webhooks
 from services.executor.engine.recorder import Recorder
 from services.executor.engine.worker import Worker, WorkerLimits
 from services.executor.events.publishing import NewEvent, Publishing
@@ -182,13 +186,16 @@ def endpoint(url: str) -> ProjectedObject:
         "url": url,
         "headers": {},
         "delivery": delivery,
+        "subject": "",
     }
     return ProjectedObject("WebhookEndpoint", uuid4(), "out", 0, spec)
 
 
 @asynccontextmanager
-async def delivery_bench(database: Database, tenant_id: UUID) -> AsyncIterator[DeliveryBench]:
-    """All of it."""
+async def delivery_bench(
+    database: Database, tenant_id: UUID, *ports: int, idle_s: float = 60.0
+) -> AsyncIterator[DeliveryBench]:
+    """All of it; what listens at `ports` of this machine may be sent to, too."""
     receiver, keys = Receiver(), Keys()
     runner = web.AppRunner(_application(receiver), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -197,11 +204,14 @@ async def delivery_bench(database: Database, tenant_id: UUID) -> AsyncIterator[D
         port = runner.addresses[0][1]
         receiver.url = f"http://127.0.0.1:{port}/hook"
         async with (
-            Egress(parse_allow(f"127.0.0.1/32:{port}"), Limits()) as egress,
+            Egress(parse_allow(_allowed(port, *ports)), Limits()) as egress,
+            Links(idle_s=idle_s) as links,
             Evaluator() as evaluator,
         ):
             recorder = Recorder(database)
-            sending = Sending(database, keys, egress, recorder)
+            subjects = Subjects(database, keys, evaluator)
+            transports = {**webhooks(egress), **brokers_of(egress, subjects, links)}
+            sending = Sending(database, keys, transports, recorder)
             publishing = Publishing(database, keys, evaluator)
             bench = DeliveryBench(
                 database,
@@ -217,6 +227,10 @@ async def delivery_bench(database: Database, tenant_id: UUID) -> AsyncIterator[D
             yield bench
     finally:
         await runner.cleanup()
+
+
+def _allowed(*ports: int) -> str:
+    return ",".join(f"127.0.0.1/32:{port}" for port in ports)
 
 
 def _application(receiver: Receiver) -> web.Application:

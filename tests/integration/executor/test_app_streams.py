@@ -55,7 +55,7 @@ def owner(provider: str = "slack", lets_in: Sequence[str] = ("bolt", "crux")) ->
 def receiver(
     slug: str, *accounts: str, provider: str = "slack", **endpoint: object
 ) -> list[Document]:
-    steps = [{"name": "say", "integration": provider, "operation": "auth_test"}]
+    steps = [{"name": "say", "integration": provider, "operation": "test_auth"}]
     return [
         tenant(slug),
         *credentials()[:1],

@@ -50,6 +50,56 @@ async def test_what_an_inbound_endpoint_asks_for_must_be_there_and_nothing_else(
     }
 
 
+async def test_a_broker_needs_a_subject_and_knows_few_ways_of_proving_who_one_is(
+    owner: Caller,
+) -> None:
+    def broker(name: str, **spec: object) -> wanted_pb2.Resource:
+        said = {
+            "direction": "OUTBOUND",
+            "integration": "",
+            "secret": "",
+            "url": "tls://n.example.com",
+        }
+        return documents.endpoint(name, **{**said, "subject": "orders.${event.type}", **spec})
+
+    told = await faults_of(
+        owner,
+        [
+            broker("good", url="tls://a.example.com,b.example.com:4223"),
+            broker("shown", auth="BEARER", credential="token", headers={"X-Team": "pay"}),
+            broker("no-subject", subject=""),
+            broker("wild", subject="orders.*"),
+            broker("servers-own", subject="$JS.API.STREAM.PURGE.orders"),
+            broker("unknown", subject="orders.${event.typ}"),
+            broker("unclosed", subject="orders.${event.type"),
+            broker("inside-url", url="tls://user:canary@n.example.com"),
+            broker("clear", url="nats://n.example.com"),
+            broker("api-key", auth="API_KEY", credential="token"),
+            broker("told", headers={"Nats-Rollup": "all"}),
+            broker("web", url="https://n.example.com", secret="hook"),
+            documents.endpoint("inbound", subject="orders"),
+        ],
+    )
+    assert set(told) == {
+        "WebhookEndpoint/no-subject#spec.subject",
+        "WebhookEndpoint/wild#spec.subject",
+        "WebhookEndpoint/servers-own#spec.subject",
+        "WebhookEndpoint/unknown#spec.subject",
+        "WebhookEndpoint/unclosed#spec.subject",
+        "WebhookEndpoint/inside-url#spec.url",
+        "WebhookEndpoint/clear#spec.url",
+        "WebhookEndpoint/api-key#spec.auth",
+        "WebhookEndpoint/api-key#spec.credential",
+        "WebhookEndpoint/told#spec.headers.Nats-Rollup",
+        "WebhookEndpoint/web#spec.subject",
+        "WebhookEndpoint/inbound#spec.subject",
+    }
+    assert "canary" not in str(told)
+    await owner.apply("acme", [broker("good")])
+    kept = (await owner.snapshot("acme"))["webhook_endpoint", "good"].resource.webhook_endpoint
+    assert (kept.subject, kept.secret) == ("orders.${event.type}", "")
+
+
 async def test_every_fault_of_every_document_is_told_at_once(owner: Caller) -> None:
     told = await faults_of(
         owner,

@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import cycle
 
 import pytest
@@ -13,10 +14,12 @@ from services.chassis.egress import (
     Egress,
     EgressError,
     EgressRefused,
+    NotPermitted,
     Request,
     Unsendable,
     parse_allow,
 )
+from services.chassis.endpoint_limits import Only, parse_only
 from tests.unit.egress.conftest import LIMITS, Raw, StartRaw, get
 
 PUBLIC, PUBLIC_TOO = "93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"
@@ -376,6 +379,55 @@ async def test_where_a_name_leads_is_told_to_the_operators_log_alone(
     assert error.__context__ is None
     assert len(error.addresses) == len(set(error.addresses)) >= 1
     assert ", ".join(error.addresses) in caplog.text
+
+
+async def test_no_name_leads_a_plain_connection_inside(canary: Canary, network: Network) -> None:
+    hosts = {each.strip("[]") for family in LITERALS.values() for each in family} | set(ANSWERS)
+    # To a resolver an octal number, of somebody else's address.
+    hosts.remove("02130706433")
+    async with Egress((), LIMITS) as out:
+        for host in sorted(hosts):
+            with pytest.raises(EgressError) as refused:
+                await out.dial(host, canary.port, timeout_s=5)
+            assert refused.value.__context__ is None
+            if isinstance(refused.value, EgressRefused):
+                shown = str(refused.value).replace(host, "")
+                assert not [each for each in refused.value.addresses if each in shown]
+    assert not network.dialled and not canary.visits
+
+
+async def test_a_plain_connection_goes_to_what_was_checked_and_the_name_is_asked_for_once(
+    canary: Canary, network: Network
+) -> None:
+    rebound = iter([(PUBLIC, "10.0.0.1", PUBLIC_TOO), ("127.0.0.1",)])
+    network.answers["rebound.test"] = rebound
+    network.answers["mixed.test"] = cycle([("10.0.0.1", "127.0.0.1")])
+    async with Egress((), LIMITS) as out:
+        with pytest.raises(ConnectFailed):
+            await out.dial("rebound.test", canary.port, timeout_s=5)
+    assert network.dialled == [PUBLIC, PUBLIC_TOO] and list(rebound) == [("127.0.0.1",)]
+    async with Egress(parse_allow(f"127.0.0.1/32:{canary.port}"), LIMITS) as out:
+        _, writer = await out.dial("mixed.test", canary.port, timeout_s=5)
+        writer.close()
+    assert network.dialled[2:] == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("only", "permitted"),
+    [
+        (parse_only(networks=["127.0.0.0/8"]), True),
+        (parse_only(networks=["198.51.100.0/24"]), False),
+        (parse_only(endpoints=["https://127.0.0.1"]), False),
+    ],
+)
+async def test_a_plain_connection_keeps_to_the_limits_of_its_credential(
+    canary: Canary, network: Network, only: Only, *, permitted: bool
+) -> None:
+    async with Egress(parse_allow(f"127.0.0.1/32:{canary.port}"), LIMITS) as out:
+        with nullcontext() if permitted else pytest.raises(NotPermitted):
+            _, writer = await out.dial("127.0.0.1", canary.port, only=only, timeout_s=5)
+            writer.close()
+    assert network.dialled == ["127.0.0.1"] * permitted
 
 
 def _answering(answer: bytes) -> Raw:

@@ -1171,6 +1171,7 @@ class WebhookEndpointSpec(_message.Message):
     DELIVERY_FIELD_NUMBER: _builtins.int
     APP_FIELD_NUMBER: _builtins.int
     TENANTS_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
     direction: _builtins.str
     """Which way the events go."""
     integration: _builtins.str
@@ -1186,12 +1187,14 @@ class WebhookEndpointSpec(_message.Message):
     auth_header: _builtins.str
     """The header of API_KEY and CUSTOM."""
     url: _builtins.str
-    """Of an outbound one: where events are sent."""
+    """Of an outbound one: where events are sent, or the hosts of a broker they are published to."""
     app: _builtins.str
     """Of an inbound one: the app whose stream it is, which brings what happens in all its accounts.
     With a `secret` it owns the stream; without one it receives the items of accounts that are
     connected under its integration.
     """
+    subject: _builtins.str
+    """Of an outbound one whose url is a broker's: what it publishes to, `${…}` over `event` in it."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Of an outbound one: further headers."""
@@ -1219,10 +1222,11 @@ class WebhookEndpointSpec(_message.Message):
         delivery: Global___DeliveryPolicy | None = ...,
         app: _builtins.str = ...,
         tenants: _abc.Iterable[_builtins.str] | None = ...,
+        subject: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "delivery", b"delivery", "is_active", b"is_active"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "app", b"app", "auth", b"auth", "auth_header", b"auth_header", "credential", b"credential", "delivery", b"delivery", "direction", b"direction", "headers", b"headers", "integration", b"integration", "is_active", b"is_active", "secret", b"secret", "tenants", b"tenants", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "app", b"app", "auth", b"auth", "auth_header", b"auth_header", "credential", b"credential", "delivery", b"delivery", "direction", b"direction", "headers", b"headers", "integration", b"integration", "is_active", b"is_active", "secret", b"secret", "subject", b"subject", "tenants", b"tenants", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
     _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015
