@@ -58,7 +58,7 @@ class Settings:
     public_url: str = ""
     egress_allow: str = ""
     pool_size: int = 8
-    concurrency: int = 128
+    concurrency: int = 512
     lease_s: float = 30.0
     drain_s: float = 60.0
     retention_days: int = 90

@@ -169,7 +169,7 @@ class Sending:
             raise LookupError
         sealed = kept.data_key_id is not None
         opener = await self._secrets.lease_key(tenant_id, kept.data_key_id) if sealed else None
-        return messages.message(kept.id, delivery.event_type, accepting.opened(kept, opener).body)
+        return messages.message(kept.id, delivery.event_type, accepting.opened_body(kept, opener))
 
     async def _opened(
         self, tenant_id: UUID, way: WayOut

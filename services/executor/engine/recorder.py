@@ -98,8 +98,7 @@ class Recorder:
         """Send what waits, unless enough is on its way; each that ends looks again."""
         if not self._waiting or len(self._flushes) >= AT_ONCE:
             return
-        sent, self._waiting = self._waiting[:LARGEST], self._waiting[LARGEST:]
-        flush = asyncio.create_task(self._flush(sent))
+        flush = asyncio.create_task(self._flush())
         self._flushes.add(flush)
         flush.add_done_callback(self._ended)
 
@@ -107,7 +106,13 @@ class Recorder:
         self._flushes.discard(flush)
         self._begin()
 
-    async def _flush(self, entries: list[_Entry]) -> None:
+    async def _flush(self) -> None:
+        # Taken now and not when it was begun: what ends together is recorded together.
+        entries, self._waiting = self._waiting[:LARGEST], self._waiting[LARGEST:]
+        if entries:
+            await self._recorded(entries)
+
+    async def _recorded(self, entries: list[_Entry]) -> None:
         # In one order for everybody: they wait for each other's lanes.
         entries.sort(key=lambda entry: (entry.claimed.tenant_id, entry.claimed.lane_id))
         outcomes: list[Kept] = []

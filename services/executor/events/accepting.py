@@ -123,7 +123,16 @@ def opened(kept: Kept, key: LeasedKey | None) -> Kept:
         raise Unsealable
     row = Row(TABLE, kept.tenant_id, kept.id)
     headers = json.loads(opened_bytes(key, row, HEADERS, kept.sealed_headers))
-    return Kept(kept.tenant_id, kept.id, headers, opened_bytes(key, row, BODY, kept.body))
+    return Kept(kept.tenant_id, kept.id, headers, opened_body(kept, key))
+
+
+def opened_body(kept: Kept, key: LeasedKey | None) -> bytes:
+    """An event's body alone in the clear. Raises Unsealable."""
+    if kept.data_key_id is None:
+        return kept.body
+    if key is None:
+        raise Unsealable
+    return opened_bytes(key, Row(TABLE, kept.tenant_id, kept.id), BODY, kept.body)
 
 
 def event_of(
