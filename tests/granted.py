@@ -5,9 +5,13 @@ from typing import Final
 from migrations.registry.versions import r0001_wanted_state as first
 from migrations.registry.versions import r0002_credentials as second
 from migrations.registry.versions import r0003_endpoints_out as third
+from migrations.registry.versions import r0005_event_types as fifth
 
 NEEDS_REASON: Final = first.NEEDS_REASON
 GRANTED: Final[dict[str, tuple[str, ...]]] = {
-    role: (*permissions, *second.GRANTED.get(role, ()), *third.GRANTED.get(role, ()))
+    role: (
+        *permissions,
+        *(one for each in (second, third, fifth) for one in each.GRANTED.get(role, ())),
+    )
     for role, permissions in first.GRANTED.items()
 }

@@ -155,6 +155,19 @@ def _answering_stream(frame: Frame, rpc: Callable[..., Any]) -> Callable[..., An
     return behaviour
 
 
+def _both_streams(frame: Frame, rpc: Callable[..., Any]) -> Callable[..., Any]:
+    async def behaviour(requests: AsyncIterator[Message], context: Any) -> AsyncIterator[Any]:
+        async with (
+            frame.around(partial(_first, requests), context, bounded=False) as call,
+            aclosing(rpc(_whole(call, requests, partial(frame.look_again, call)), call)) as answers,
+            aclosing(while_allowed(answers, partial(frame.look_again, call))) as allowed,
+        ):
+            async for answer in allowed:
+                yield answer
+
+    return behaviour
+
+
 def _asking_stream(frame: Frame, rpc: Callable[..., Any]) -> Callable[..., Any]:
     async def behaviour(requests: AsyncIterator[Message], context: Any) -> Any:
         async with frame.around(partial(_first, requests), context, bounded=True) as call:
@@ -184,4 +197,5 @@ SHAPES: dict[tuple[bool, bool], tuple[Callable[..., Any], Callable[..., Any]]] =
     (False, False): (grpc.unary_unary_rpc_method_handler, _unary),
     (False, True): (grpc.unary_stream_rpc_method_handler, _answering_stream),
     (True, False): (grpc.stream_unary_rpc_method_handler, _asking_stream),
+    (True, True): (grpc.stream_stream_rpc_method_handler, _both_streams),
 }

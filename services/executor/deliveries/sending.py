@@ -60,6 +60,7 @@ class Prepared:
     """A delivery as it stands, what goes out, and what it goes with."""
 
     number: int
+    message_id: UUID
     way: WayOut
     endpoint: ProjectedObject
     body: bytes = field(repr=False)
@@ -108,7 +109,8 @@ class Sending:
             return self._ended(claimed, "failed", "EVENT_GONE")
         except (NotFound, FailedPrecondition):
             return self._recorded(claimed, number, Verdict("again", reason=UNAVAILABLE))
-        return Prepared(number, way, way.endpoint, body, secrets, credential)
+        message_id = delivery.message_id or delivery.id
+        return Prepared(number, message_id, way, way.endpoint, body, secrets, credential)
 
     async def call(self, claimed: Claimed, prepared: Prepared | Outcome) -> Outcome:
         """Send it once."""
@@ -132,7 +134,7 @@ class Sending:
         credential = Credential(known.type, known.values, known.only) if known else Credential()
         try:
             request = requests.request_of(
-                spec, claimed.target_id, prepared.body, prepared.secrets, credential, self._now()
+                spec, prepared.message_id, prepared.body, prepared.secrets, credential, self._now()
             )
             timeout_s = seconds(spec["delivery"]["timeout"])
             answer = await self._egress.send(request, timeout_s=timeout_s)

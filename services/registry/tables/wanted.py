@@ -59,6 +59,14 @@ subscriptions = wanted(
     Column("transform", JSONB, nullable=False),
 )
 
+event_types = wanted(
+    "event_types",
+    "event_type_id",
+    text("type"),
+    Column("schema", JSONB, nullable=False),
+    Column("is_active", Boolean, nullable=False),
+)
+
 review_policies = wanted(
     "review_policies",
     "policy_id",

@@ -25,6 +25,7 @@ from services.registry.wanted.credential_checks import (
     check_provider_of,
 )
 from services.registry.wanted.endpoint_checks import check_endpoint, check_routes
+from services.registry.wanted.event_type_checks import check_event_type
 from services.registry.wanted.objects import Complete, Declared, Key, Schemas, spec_of
 
 LONGEST_TIMEOUT_S: Final = 300.0
@@ -107,6 +108,7 @@ class Checks:
             "Connector": self._connector,
             "WebhookEndpoint": partial(_endpoint, catalog=catalog),
             "Subscription": _subscription,
+            "EventType": check_event_type,
             "ReviewPolicy": self._policy,
         }
 

@@ -41,6 +41,7 @@ KINDS = {
     "Connector": "connector",
     "WebhookEndpoint": "webhook_endpoint",
     "Subscription": "subscription",
+    "EventType": "event_type",
 }
 
 

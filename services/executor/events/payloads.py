@@ -1,0 +1,38 @@
+"""Whether the payloads that services tell are what the tenant says of the types of events."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from services.chassis import json_schema
+from services.chassis.errors import InvalidArgument, Violation
+from services.chassis.expressions import Json
+from services.executor.store.projected import ProjectedObject
+
+MOST_FAULTS: Final = 20
+"""Of a call that are told; there may be more."""
+
+Typed = tuple[str, Json]
+"""An event's type and its payload."""
+
+
+def check_payloads(new: Sequence[Typed], known: Sequence[ProjectedObject]) -> None:
+    """Raise InvalidArgument with the places of payloads that the active EventTypes do not let in.
+
+    An event of a type of which nothing is said is free.
+    """
+    schemas = {each.spec["type"]: each.spec["schema"] for each in known}
+    found = list(islice(_faults(new, schemas), MOST_FAULTS))
+    if found:
+        raise InvalidArgument(
+            f"{found[0].field}: {found[0].description}",
+            reason="PAYLOAD_UNLIKE_TYPE",
+            violations=found,
+        )
+
+
+def _faults(new: Sequence[Typed], schemas: Mapping[str, Any]) -> Iterator[Violation]:
+    for index, (event_type, payload) in enumerate(new):
+        schema, path = schemas.get(event_type, True), f"events[{index}].payload"
+        for where, sentence in json_schema.faults(schema, payload, path):
+            yield Violation(where, sentence)
