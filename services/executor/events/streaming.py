@@ -6,9 +6,9 @@ What is not taken yet fills a short queue, and then the caller's own.
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
-from typing import Final
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
+from typing import Final, Generic, TypeVar
 from uuid import UUID
 
 from services.chassis.errors import TenonError, Violation
@@ -18,6 +18,11 @@ WAITING: Final = 100
 """Messages that are read ahead."""
 _INDEX: Final = re.compile(r"events\[(\d+)\]")
 
+HEAR_OUT_S: Final = 5.0
+"""After a fault the caller is heard out for so long: one who is still writing when a call ends may
+see that alone, and never why it ended (measured: half of all callers of grpc.aio)."""
+
+Given = TypeVar("Given")
 Message = Sequence[NewEvent]
 
 
@@ -28,34 +33,50 @@ class Stream:
         self._publishing = publishing
 
     async def publish(
-        self, tenant_id: UUID, messages: AsyncIterator[Message]
+        self,
+        tenant_id: UUID,
+        given: AsyncIterator[Given],
+        read: Callable[[Given], Message],
     ) -> AsyncGenerator[int, None]:
         """Take events in; tells after each batch how many of the stream are on the disk.
 
         An error says so, too: its metadata has `taken`, and its fields count from the stream's
-        first event. Raises what `Publishing.publish` does, and what the messages raise.
+        first event. Raises what `Publishing.publish` does, and what `read` raises of a message.
         """
-        taken = 0
+        taken, incoming = 0, _Incoming(given, read)
         try:
-            async with aclosing(_batches(messages)) as batches:
+            async with aclosing(incoming.batches()) as batches:
                 async for batch in batches:
                     taken += len(await self._publishing.publish(tenant_id, batch))
                     yield taken
         except TenonError as error:
+            await incoming.hear_out()
             raise _counted(error, taken) from None
+        finally:
+            incoming.stop()
 
 
-async def _batches(messages: AsyncIterator[Message]) -> AsyncGenerator[list[NewEvent], None]:
-    """Whole messages, as many as are there and fit; a bad one stands in nobody's way before it."""
-    queue: asyncio.Queue[tuple[Message, int] | Exception | None] = asyncio.Queue(WAITING)
-    reading = asyncio.create_task(_read(messages, queue))
-    try:
+class _Incoming(Generic[Given]):
+    """What a caller sends, read ahead by a task of its own."""
+
+    def __init__(self, given: AsyncIterator[Given], read: Callable[[Given], Message]) -> None:
+        self._given = given
+        self._read = read
+        self._queue: asyncio.Queue[tuple[Message, int] | Exception | None] = asyncio.Queue(WAITING)
+        self._reading = asyncio.create_task(self._follow())
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._reading.cancel()
+
+    async def batches(self) -> AsyncGenerator[list[NewEvent], None]:
+        """Whole messages, as many as are there and fit; a bad one ends it after those before it."""
         batch, size = list[NewEvent](), 0
         while True:
-            if batch and queue.empty():
+            if batch and self._queue.empty():
                 yield batch
                 batch, size = [], 0
-            found = await queue.get()
+            found = await self._queue.get()
             fits = isinstance(found, tuple) and _fit(batch, size, *found)
             if batch and not fits:
                 yield batch
@@ -66,23 +87,33 @@ async def _batches(messages: AsyncIterator[Message]) -> AsyncGenerator[list[NewE
                 return
             batch += found[0]
             size += found[1]
-    finally:
-        reading.cancel()
 
+    async def hear_out(self) -> None:
+        """Return once nothing more comes, or when it has been long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEAR_OUT_S):
+                while not (self._reading.done() and self._queue.empty()):
+                    await self._queue.get()
 
-async def _read(
-    messages: AsyncIterator[Message],
-    queue: "asyncio.Queue[tuple[Message, int] | Exception | None]",
-) -> None:
-    """Put each message that has events into the queue, and how it ended at the end."""
-    ended: Exception | None = None
-    try:
-        async for message in messages:
+    async def _follow(self) -> None:
+        """Put each message that has events into the queue; what comes after a fault is let be."""
+        faulty = False
+        try:
+            async for each in self._given:
+                faulty = faulty or not await self._put(each)
+        except Exception as error:  # noqa: BLE001 - whoever takes from the queue raises it
+            await self._queue.put(error)
+        await self._queue.put(None)
+
+    async def _put(self, given: Given) -> bool:
+        try:
+            message = self._read(given)
             if message:
-                await queue.put((message, check(message)))
-    except Exception as error:  # noqa: BLE001 - whoever takes from the queue raises it
-        ended = error
-    await queue.put(ended)
+                await self._queue.put((message, check(message)))
+        except TenonError as error:
+            await self._queue.put(error)
+            return False
+        return True
 
 
 def _fit(batch: Message, size: int, message: Message, more: int) -> bool:

@@ -1,6 +1,6 @@
 """The messages of EventService and our values, one into the other."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -36,17 +36,19 @@ def new_events(request: Published) -> list[NewEvent]:
     ]
 
 
-async def streamed(
-    requests: AsyncIterator[pb.PublishEventStreamRequest],
-) -> AsyncIterator[list[NewEvent]]:
-    """What a caller tells, message by message. Raises InvalidArgument."""
-    parent = ""
-    async for request in requests:
-        parent = parent or request.parent
+class Streamed:
+    """What a caller tells, message by message."""
+
+    def __init__(self) -> None:
+        self._parent = ""
+
+    def __call__(self, request: pb.PublishEventStreamRequest) -> list[NewEvent]:
+        """The events of the next message. Raises InvalidArgument."""
+        self._parent = self._parent or request.parent
         # Another one would be another tenant than the one the caller was let into.
-        if request.parent not in {"", parent}:
+        if request.parent not in {"", self._parent}:
             raise invalid("parent", "is that of the first message; leave it out in the others")
-        yield new_events(request)
+        return new_events(request)
 
 
 def wish(request: pb.SubscribeEventsRequest, call: Call) -> Wish:

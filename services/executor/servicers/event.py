@@ -48,7 +48,7 @@ class EventServicer:
         self, requests: AsyncIterator[pb.PublishEventStreamRequest], call: Call
     ) -> AsyncIterator[pb.PublishEventStreamResponse]:
         """Take events in as they come, and say how far that is."""
-        publishing = self._stream.publish(call.inside(), messages.streamed(requests))
+        publishing = self._stream.publish(call.inside(), requests, messages.Streamed())
         async with aclosing(publishing) as counts:
             async for taken in counts:
                 yield pb.PublishEventStreamResponse(taken=taken)
