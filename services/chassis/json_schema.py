@@ -20,6 +20,8 @@ LARGEST: Final = 64 * 1024
 """Bytes of a schema as JSON."""
 DEEPEST: Final = 32
 """Schemas inside schemas."""
+MOST_VALUES: Final = 100
+"""Of an `enum`: each place of a value may be held against all of them."""
 _SHOWN_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -111,12 +113,16 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
+def _are_few(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MOST_VALUES
+
+
 _NUMBER: Final = (_is_number, "must be a number")
 _COUNT: Final = (_is_count, "must be a whole number from 0 on")
 _SAID: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "type": (_are_types, f"must be one or several of {', '.join(_IS)}"),
     "required": (_are_names, "must be a list of names"),
-    "enum": (_IS["array"], "must be a list of values"),
+    "enum": (_are_few, f"must be a list of at most {MOST_VALUES} values"),
     "const": (lambda _: True, ""),
     "minimum": _NUMBER,
     "maximum": _NUMBER,
@@ -133,7 +139,7 @@ def _type(asked: Any, value: Any, path: str, _: Schema) -> Faults:
 
 
 def _enum(asked: Any, value: Any, path: str, _: Schema) -> Faults:
-    if not any(_same(each, value) for each in asked):
+    if not _is_one_of(asked, value):
         yield path, "is none of the values that are allowed"
 
 
@@ -171,9 +177,10 @@ def _required(asked: Any, value: Any, path: str, _: Schema) -> Faults:
 
 def _properties(asked: Any, value: Any, path: str, _: Schema) -> Faults:
     if isinstance(value, dict):
-        for name, schema in asked.items():
-            if name in value:
-                yield from faults(schema, value[name], f"{path}{_at(name)}")
+        # Over what there is: a schema may know thousands that many small objects lack.
+        for name, each in value.items():
+            if name in asked:
+                yield from faults(asked[name], each, f"{path}{_at(name)}")
 
 
 def _additional(asked: Any, value: Any, path: str, schema: Schema) -> Faults:
@@ -210,6 +217,17 @@ _CHECKS: Final[Mapping[str, Callable[[Any, Any, str, Schema], Faults]]] = {
 def _at(name: str) -> str:
     """A member in a path; a key that is no plain word may be somebody's data."""
     return f".{name}" if _SHOWN_KEY.fullmatch(name) else "[*]"
+
+
+def _is_one_of(values: list[Any], value: Any) -> bool:
+    at = -1
+    try:
+        # What is the same is equal, and equal is found quickly; 1 and true are equal, too.
+        while not _same(values[at := values.index(value, at + 1)], value):
+            pass
+    except ValueError:
+        return False
+    return True
 
 
 def _same(one: Any, other: Any) -> bool:

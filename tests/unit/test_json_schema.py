@@ -108,6 +108,7 @@ def test_what_cannot_be_checked_is_refused_at_its_place(
         ({"required": "a"}, ".required"),
         ({"required": [1]}, ".required"),
         ({"enum": "a"}, ".enum"),
+        ({"enum": [1] * 101}, ".enum"),
         ({"minimum": True}, ".minimum"),
         ({"maxLength": -1}, ".maxLength"),
         ({"maxItems": 1.5}, ".maxItems"),

@@ -55,7 +55,7 @@ class Publishing:
         key = await self._secrets.lease_key(tenant_id)
         types = sorted({each.type for each in new})
         subscribed, known = await projected.published(self._database, tenant_id, types)
-        check_payloads([(each.type, each.payload) for each in new], known)
+        await check_payloads([(each.type, each.payload) for each in new], known)
         drafts = [await self._draft(tenant_id, each, subscribed, key) for each in new]
         async with self._database.tenant(tenant_id) as tx:
             return await accepting.accept(tx, drafts)

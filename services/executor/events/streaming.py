@@ -15,7 +15,7 @@ from services.chassis.errors import TenonError, Violation
 from services.executor.events.publishing import LARGEST, MOST, NewEvent, Publishing, check
 
 WAITING: Final = 100
-"""Messages that are read ahead."""
+"""Messages that are read ahead, of `LARGEST` bytes in all and one more."""
 _INDEX: Final = re.compile(r"events\[(\d+)\]")
 
 HEAR_OUT_S: Final = 5.0
@@ -63,6 +63,9 @@ class _Incoming(Generic[Given]):
         self._given = given
         self._read = read
         self._queue: asyncio.Queue[tuple[Message, int] | Exception | None] = asyncio.Queue(WAITING)
+        self._held = 0
+        self._room = asyncio.Event()
+        self._room.set()
         self._reading = asyncio.create_task(self._follow())
 
     def stop(self) -> None:
@@ -76,7 +79,7 @@ class _Incoming(Generic[Given]):
             if batch and self._queue.empty():
                 yield batch
                 batch, size = [], 0
-            found = await self._queue.get()
+            found = await self._next()
             fits = isinstance(found, tuple) and _fit(batch, size, *found)
             if batch and not fits:
                 yield batch
@@ -93,7 +96,17 @@ class _Incoming(Generic[Given]):
         with suppress(TimeoutError):
             async with asyncio.timeout(HEAR_OUT_S):
                 while not (self._reading.done() and self._queue.empty()):
-                    await self._queue.get()
+                    await self._next()
+
+    async def _next(self) -> tuple[Message, int] | Exception | None:
+        """What was read first, or how it ended."""
+        found = await self._queue.get()
+        self._hold(-found[1] if isinstance(found, tuple) else 0)
+        return found
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        (self._room.set if self._held < LARGEST else self._room.clear)()
 
     async def _follow(self) -> None:
         """Put each message that has events into the queue; what comes after a fault is let be."""
@@ -109,7 +122,10 @@ class _Incoming(Generic[Given]):
         try:
             message = self._read(given)
             if message:
-                await self._queue.put((message, check(message)))
+                size = check(message)
+                await self._room.wait()
+                self._hold(size)
+                await self._queue.put((message, size))
         except TenonError as error:
             await self._queue.put(error)
             return False
