@@ -74,6 +74,11 @@ def moment(text: str) -> datetime:
     return said.replace(tzinfo=said.tzinfo or UTC)
 
 
+def since(text: str) -> datetime:
+    """A day, a time, or how long ago."""
+    return datetime.now(UTC) - span(text) if text[-1:] in UNITS else moment(text)
+
+
 def parent(args: argparse.Namespace) -> str:
     """The place of a command: a tenant, or nothing for the platform."""
     return f"tenants/{args.tenant}" if args.tenant else ""

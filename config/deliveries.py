@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -13,7 +12,7 @@ from rich.table import Table
 from tenon.executor.v1 import delivery_service_pb2 as pb2
 from tenon.executor.v1 import delivery_service_pb2_grpc
 
-from config.asking import PAGE, UNITS, add_command, add_group, in_tenant, moment, span
+from config.asking import PAGE, add_command, add_group, in_tenant, since
 from config.cli import Subparsers, UsageError, open_service
 from config.look import CALL_S, add_executor_option, shown
 from config.render import printable
@@ -47,7 +46,7 @@ def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     recovering = in_tenant(add_command(doing, "recover", recover, words))
     recovering.add_argument("endpoint", metavar="ENDPOINT", help="its name")
     words = "what was made from this day or time on (UTC), or in this stretch of time, such as 12h"
-    recovering.add_argument("--since", type=_since, required=True, help=words)
+    recovering.add_argument("--since", type=since, required=True, help=words)
     for command in (listing, recovering):
         add_executor_option(command)
 
@@ -134,11 +133,6 @@ def _name(args: argparse.Namespace, stub: Stub) -> str:
     for found in stub.ListDeliveries(request, timeout=CALL_S).deliveries:
         return found.name
     raise UsageError("there is no delivery yet")
-
-
-def _since(text: str) -> datetime:
-    """A day, a time, or how long ago."""
-    return datetime.now(UTC) - span(text) if text[-1:] in UNITS else moment(text)
 
 
 def _deliveries_table(found: Iterable[Delivery]) -> Table:

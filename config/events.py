@@ -1,4 +1,4 @@
-"""The commands `events list|show|trace|publish|test`."""
+"""The commands `events list|show|trace|publish|test`; those that go on are `event_streams`."""
 
 import argparse
 import json
@@ -15,6 +15,7 @@ from rich.table import Table
 from tenon.executor.v1 import event_service_pb2 as pb2
 from tenon.executor.v1 import event_service_pb2_grpc
 
+from config import event_streams
 from config.asking import PAGE, add_command, add_group, in_tenant
 from config.cli import Subparsers, UsageError, open_service
 from config.look import CALL_S, add_executor_option, shown
@@ -52,6 +53,7 @@ def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     testing.add_argument("endpoint", metavar="ENDPOINT", help="its name")
     for command in (listing, showing, tracing, publishing, testing):
         add_executor_option(command)
+    event_streams.register(doing)
 
 
 def events(args: argparse.Namespace) -> int:

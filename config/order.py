@@ -12,6 +12,7 @@ KINDS: Final = (
     "Connector",
     "WebhookEndpoint",
     "Subscription",
+    "EventType",
     "Role",
     "RoleBinding",
 )

@@ -86,6 +86,8 @@ SYSTEM_ACCESS: dict[str, tuple[str, str]] = {
 FORGOTTEN: dict[str, str] = {
     "executor.event_receipts": "received_at < now() - interval '7 days'",
     "executor.run_requests": "created_at < now() - interval '24 hours'",
+    "executor.consumer_groups": "used_at < now() - interval '7 days'",
+    "executor.replays": "updated_at < now() - interval '7 days'",
     "registry.credential_uses": "bucket_at < now() - interval '31 days'",
     "registry.oauth_flows": "expires_at < now() - interval '1 day'",
     "registry.connect_links": "expires_at < now() - interval '1 day'",

@@ -8,6 +8,9 @@ from migrations.registry.versions import r0003_endpoints_out as third
 
 NEEDS_REASON: Final = first.NEEDS_REASON
 GRANTED: Final[dict[str, tuple[str, ...]]] = {
-    role: (*permissions, *second.GRANTED.get(role, ()), *third.GRANTED.get(role, ()))
+    role: (
+        *permissions,
+        *(one for each in (second, third, seventh) for one in each.GRANTED.get(role, ())),
+    )
     for role, permissions in first.GRANTED.items()
 }

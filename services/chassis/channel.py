@@ -78,7 +78,7 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """An asyncio channel that sends the key, and why, with every call, or shows a certificate."""
     said = _Said(key, reason)
-    interceptors = [_AsyncCall(said), _AsyncStream(said), _AsyncUpload(said)]
+    interceptors = [each(said) for each in (_AsyncCall, _AsyncStream, _AsyncUpload, _AsyncBoth)]
     if ca_file is not None:
         credentials = _credentials(ca_file, certificate)
         return grpc.aio.secure_channel(
@@ -175,10 +175,21 @@ class _AsyncUpload(grpc.aio.StreamUnaryClientInterceptor):
         return await continuation(self._said.with_it(client_call_details), request_iterator)
 
 
+class _AsyncBoth(grpc.aio.StreamStreamClientInterceptor):
+    def __init__(self, said: _Said) -> None:
+        self._said = said
+
+    async def intercept_stream_stream(
+        self, continuation: Callable[..., Any], client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        return await continuation(self._said.with_it(client_call_details), request_iterator)
+
+
 class _SyncCall(
     grpc.UnaryUnaryClientInterceptor,
     grpc.UnaryStreamClientInterceptor,
     grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
 ):
     def __init__(self, said: _Said) -> None:
         self._said = said
@@ -189,3 +200,4 @@ class _SyncCall(
     intercept_unary_unary = _call  # type: ignore[assignment]
     intercept_unary_stream = _call  # type: ignore[assignment]
     intercept_stream_unary = _call  # type: ignore[assignment]
+    intercept_stream_stream = _call  # type: ignore[assignment]

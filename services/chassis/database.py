@@ -26,6 +26,7 @@ from sqlalchemy import bindparam, func, select, true
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.elements import ClauseElement
+from sqlalchemy.types import UserDefinedType
 
 from services.chassis import errors
 from services.chassis.pipelines import Answer, Command, Connection, Rows
@@ -69,6 +70,16 @@ BEGIN_SNAPSHOT: Final[Sequence[Command]] = (
 
 # Numbers for parameters, as the server takes them: psycopg need not look for names at each call.
 _DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+
+
+class Xid8(UserDefinedType[int]):
+    """PostgreSQL's 64-bit transaction id."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """The type's name in SQL."""
+        return "xid8"
 
 
 class Deadlocked(errors.Aborted):

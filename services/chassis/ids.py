@@ -92,6 +92,10 @@ SLUG_RULE: Final = (
 SLUG: Final = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 """The last part of a resource name; source: AIP-122, resource id segments. Use `fullmatch`."""
 
+DOTTED: Final = re.compile(r"[a-zA-Z0-9_-]+(?:\.[a-zA-Z0-9_-]+)*")
+DOTTED_RULE: Final = "words of letters, digits, _ and - joined by dots"
+"""How a type of event reads, such as `invoice.paid`. Use `fullmatch`."""
+
 TENANT_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 

@@ -46,6 +46,7 @@ NOBODY = Principal(UUID(int=0), "nobody", "nobody")
 
 NO_MESSAGE: Final[Message] = Empty()
 First = Callable[[], Awaitable[Message]]
+Ending = Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -289,17 +290,26 @@ class Frame:
         self._rule = rule
         self._gates = gates
 
-    def around(self, message: Message | First, context: Any, *, bounded: bool) -> "Passage":
+    def around(
+        self,
+        message: Message | First,
+        context: Any,
+        *,
+        bounded: bool,
+        ending: Ending | None = None,
+    ) -> "Passage":
         """Let the call through the gates, or end it with the status its error means.
 
         `message` is the request, or what waits for the first one of a stream: a gate does.
+        `ending` comes before the status of an error.
         """
         call = self._call(context)
         if isinstance(message, Message):
             call.message = message
         else:
             call.first = message
-        return Passage(call, self._gates, context, _bound(context) if bounded else None)
+        bound_s = _bound(context) if bounded else None
+        return Passage(call, self._gates, context, bound_s, ending)
 
     async def look_again(self, call: Call) -> None:
         """Put a stream's call to the gates once more; raises where it may not go on.
@@ -333,12 +343,18 @@ class Passage:
     A class and no generator, since it is entered at every call.
     """
 
-    __slots__ = ("_bound", "_call", "_context", "_gates", "_ids")
+    __slots__ = ("_bound", "_call", "_context", "_ending", "_gates", "_ids")
 
     def __init__(
-        self, call: Call, gates: Sequence[Gate], context: Any, bound_s: float | None
+        self,
+        call: Call,
+        gates: Sequence[Gate],
+        context: Any,
+        bound_s: float | None,
+        ending: Ending | None = None,
     ) -> None:
         self._call, self._gates, self._context = call, gates, context
+        self._ending = ending
         trace = telemetry.parse_traceparent(call.metadata.get("traceparent", ""))
         self._ids = telemetry.bind(trace, request_id=call.request_id, method=call.rule.method)
         self._bound = asyncio.timeout(bound_s)
@@ -377,6 +393,8 @@ class Passage:
             log.error("internal error: %s", type(error).__name__, exc_info=error)
         if not isinstance(error, errors.TenonError):
             error = errors.Internal(type(error).__name__)
+        if self._ending is not None:
+            await self._ending()
         await self._context.abort_with_status(to_status(error, self._call.request_id))
 
 

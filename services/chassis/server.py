@@ -1,7 +1,8 @@
 """Builds a gRPC server from descriptors and servicers: rules, gates, health, reflection, drain."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ CONNECTION_AGE_MS = 15 * 60 * 1000
 CONNECTION_GRACE_MS = 60 * 1000
 # Of one connection at once; what is more waits on the caller's side.
 MOST_STREAMS = 1000
+HEAR_OUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +157,43 @@ def _answering_stream(frame: Frame, rpc: Callable[..., Any]) -> Callable[..., An
     return behaviour
 
 
+def _both_streams(frame: Frame, rpc: Callable[..., Any]) -> Callable[..., Any]:
+    async def behaviour(requests: AsyncIterator[Message], context: Any) -> AsyncIterator[Any]:
+        async with (
+            frame.around(
+                partial(_first, requests), context, bounded=False, ending=_heard_out(requests)
+            ) as call,
+            aclosing(rpc(_whole(call, requests, partial(frame.look_again, call)), call)) as answers,
+            aclosing(while_allowed(answers, partial(frame.look_again, call))) as allowed,
+        ):
+            async for answer in allowed:
+                yield answer
+
+    return behaviour
+
+
 def _asking_stream(frame: Frame, rpc: Callable[..., Any]) -> Callable[..., Any]:
     async def behaviour(requests: AsyncIterator[Message], context: Any) -> Any:
         async with frame.around(partial(_first, requests), context, bounded=True) as call:
             return await rpc(_whole(call, requests, partial(frame.look_again, call)), call)
 
     return behaviour
+
+
+def _heard_out(requests: AsyncIterator[Message]) -> Callable[[], Awaitable[None]]:
+    """Reads what else comes, for a moment.
+
+    Who is still writing when both streams end may see that alone, and never why they ended.
+    """
+
+    async def hear_out() -> None:
+        # Where somebody reads already, nothing can be read here.
+        with suppress(TimeoutError, RuntimeError, grpc.RpcError):
+            async with asyncio.timeout(HEAR_OUT_S):
+                async for _ in requests:
+                    pass
+
+    return hear_out
 
 
 async def _first(requests: AsyncIterator[Message]) -> Message:
@@ -184,4 +217,5 @@ SHAPES: dict[tuple[bool, bool], tuple[Callable[..., Any], Callable[..., Any]]] =
     (False, False): (grpc.unary_unary_rpc_method_handler, _unary),
     (False, True): (grpc.unary_stream_rpc_method_handler, _answering_stream),
     (True, False): (grpc.stream_unary_rpc_method_handler, _asking_stream),
+    (True, True): (grpc.stream_stream_rpc_method_handler, _both_streams),
 }

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -55,8 +56,11 @@ from services.executor.engine.doctor import Doctor
 from services.executor.engine.recorder import Recorder
 from services.executor.engine.switchboard import Switchboard
 from services.executor.engine.worker import Worker, WorkerLimits
+from services.executor.events.arrivals import Arrivals
+from services.executor.events.consuming import Consumers
 from services.executor.events.log import EventLog
 from services.executor.events.publishing import Publishing
+from services.executor.events.replaying import Replaying
 from services.executor.events.traces import EventTraces
 from services.executor.executions import scheduler
 from services.executor.executions.activity import Activities
@@ -108,6 +112,7 @@ class Wired:
     tenants: TenantFinder
     catalog: Catalog
     changes: Changes
+    arrivals: Arrivals
     evaluator: Evaluator
     worker: Worker
     scheduler: Scheduler
@@ -145,7 +150,8 @@ def leading(name: str, loop: Callable[[Wired], Callable[[], Awaitable[None]]]) -
 
 def _ageing(wired: Wired) -> Callable[[], Awaitable[None]]:
     kept = timedelta(days=wired.settings.retention_days)
-    return Retention(wired.database, retention.TIME_TABLES, kept, retention.forget).follow
+    forget = partial(retention.forget, unused=kept)
+    return Retention(wired.database, retention.TIME_TABLES, kept, forget).follow
 
 
 @asynccontextmanager
@@ -174,6 +180,8 @@ async def _calls(wired: Wired) -> AsyncIterator[Ports]:
         serving(services, [*gates.in_order(), counter.follow], listen) as port,
     ):
         yield {"grpc": port}
+        # Consumers would otherwise hold up the drain for the whole of its grace.
+        wired.arrivals.close()
 
 
 def _executions(wired: Wired) -> ExecutionServicer:
@@ -194,6 +202,8 @@ def _events(wired: Wired) -> EventServicer:
         log,
         EventTraces(database, log, evaluator),
         Trials(database, registry, seal=seal),
+        Consumers(database, registry, evaluator, wired.arrivals),
+        Replaying(database, registry, evaluator),
     )
 
 
@@ -252,6 +262,7 @@ TURNS: Final = job(lambda wired: wired.worker.run(), sessions=2)
 # What callers wait for is run by the process that serves them.
 WAITED_FOR: Final = job(lambda wired: wired.worker.run(takes_turns=False), sessions=2)
 CHANGES: Final = job(lambda wired: wired.changes.follow(), sessions=1)
+ARRIVALS: Final = job(lambda wired: wired.arrivals.follow(), sessions=0)
 INVALIDATIONS: Final = job(
     lambda wired: invalidations.follow(wired.registry, wired.registry.forget, wired.tenants.forget),
     sessions=0,
@@ -274,8 +285,8 @@ WEBHOOKS: Final = Part(_webhooks)
 
 ROLES: Final[Mapping[str, tuple[Part, ...]]] = {
     # Each part outlives those after it, so that what the doors still let in has its worker.
-    ALL_ROLES: (METRICS, USES, INVALIDATIONS, TURNS, CHANGES, *LOOPS, CALLS, WEBHOOKS),
-    "rpc": (METRICS, USES, INVALIDATIONS, WAITED_FOR, CHANGES, CALLS),
+    ALL_ROLES: (METRICS, USES, INVALIDATIONS, TURNS, CHANGES, ARRIVALS, *LOOPS, CALLS, WEBHOOKS),
+    "rpc": (METRICS, USES, INVALIDATIONS, WAITED_FOR, CHANGES, ARRIVALS, CALLS),
     "ingress": (METRICS, USES, INVALIDATIONS, WEBHOOKS),
     "work": (METRICS, USES, INVALIDATIONS, TURNS, *LOOPS),
 }
@@ -372,7 +383,7 @@ def _wire(
     worker = Worker(database, kinds, recorder, limits)
     return Wired(
         settings, database, registry, connecting, uses, tenants.finder(database), catalog, changes,
-        evaluator, worker, Scheduler(database, registry), Doctor(database),
+        Arrivals(database), evaluator, worker, Scheduler(database, registry), Doctor(database),
         Shipping(database, registry), Counts(),
     )  # fmt: skip
 

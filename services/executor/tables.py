@@ -21,6 +21,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from services.chassis.database import Xid8
+
 METADATA = MetaData(schema="executor")
 TIME = DateTime(timezone=True)
 
@@ -188,6 +190,34 @@ EVENTS = Table(
     _column("received_at", TIME),
     _column("data_key_id", Uuid, nullable=True),
     _column("sealed_headers", LargeBinary, nullable=True),
+    _column("xid", Xid8()),
+)
+
+CONSUMER_GROUPS = Table(
+    "consumer_groups",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("name", Text),
+    _column("xid", Xid8()),
+    _column("event_id", Uuid),
+    _column("claim_id", Uuid, nullable=True),
+    _column("lease_until", TIME, nullable=True),
+    _column("used_at", TIME),
+)
+
+REPLAYS = Table(
+    "replays",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("replay_id", Uuid),
+    _column("request_hash", LargeBinary),
+    _column("after_id", Uuid),
+    _column("until_id", Uuid),
+    _column("events", BigInteger),
+    _column("deliveries", BigInteger),
+    _column("executions", BigInteger),
+    _column("unreadable", BigInteger),
+    _column("updated_at", TIME),
 )
 
 EVENT_RECEIPTS = Table(
@@ -286,6 +316,7 @@ DELIVERIES = Table(
     _column("sealed_body", LargeBinary, nullable=True),
     _column("created_at", TIME),
     _column("ended_at", TIME, nullable=True),
+    _column("message_id", Uuid, nullable=True),
 )
 
 DELIVERY_ATTEMPTS = Table(

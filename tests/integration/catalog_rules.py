@@ -31,6 +31,8 @@ TIME_TABLES = {
 FORGETS = {
     "executor.event_receipts": "(received_at < (now() - '7 days'::interval))",
     "executor.run_requests": "(created_at < (now() - '24:00:00'::interval))",
+    "executor.consumer_groups": "(used_at < (now() - '7 days'::interval))",
+    "executor.replays": "(updated_at < (now() - '7 days'::interval))",
     "registry.credential_uses": "(bucket_at < (now() - '31 days'::interval))",
     "registry.oauth_flows": "(expires_at < (now() - '1 day'::interval))",
     "registry.connect_links": "(expires_at < (now() - '1 day'::interval))",

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -24,7 +25,9 @@ from tests.conftest import Conninfos
 ROOT = Path(__file__).parents[2]
 NOW = datetime.now(UTC)
 DAYS_90 = timedelta(days=90)
+FORGET = partial(retention.forget, unused=DAYS_90)
 TENANTS = (UUID(int=0xA), UUID(int=0xB))
+NOTHING = dict.fromkeys(("event_receipts", "run_requests", "replays", "consumer_groups"), 0)
 RECEIPT = """
     INSERT INTO executor.event_receipts (tenant_id, endpoint_id, key, event_id, received_at)
     VALUES (%s, %s, %s, %s, %s)"""
@@ -32,6 +35,14 @@ REQUEST = """
     INSERT INTO executor.run_requests
         (tenant_id, principal_id, request_id, request_hash, execution_id, created_at)
     VALUES (%s, %s, %s, '', %s, %s)"""
+
+GROUP = """
+    INSERT INTO executor.consumer_groups (tenant_id, name, xid, event_id, used_at)
+    VALUES (%s, %s, '0', gen_random_uuid(), %s)"""
+REPLAY = """
+    INSERT INTO executor.replays (
+        tenant_id, replay_id, request_hash, after_id, until_id, updated_at)
+    VALUES (%s, %s, '', gen_random_uuid(), gen_random_uuid(), %s)"""
 
 
 @pytest.fixture
@@ -65,23 +76,42 @@ async def test_receipts_go_after_seven_days_and_requests_after_one(
     monkeypatch.setattr(retention, "BATCH", 2)
     hours = [timedelta(hours=h) for h in (1, 23, 25, 24 * 7 - 1, 24 * 7 + 1, 24 * 400)]
     await fill(admin, {str(age): age for age in hours})
-    keeper = Retention(
-        executor_database, retention.TIME_TABLES, DAYS_90, retention.forget, lambda: NOW
-    )
-    assert (await keeper.keep()).forgotten == {"event_receipts": 4, "run_requests": 8}
+    keeper = Retention(executor_database, retention.TIME_TABLES, DAYS_90, FORGET, lambda: NOW)
+    assert (await keeper.keep()).forgotten == {
+        **NOTHING,
+        "event_receipts": 4,
+        "run_requests": 8,
+    }
     assert await left(admin, "event_receipts", "received_at") == sorted(hours[:4] * 2)
     assert await left(admin, "run_requests", "created_at") == sorted(hours[:2] * 2)
-    assert await keeper.keep() == Round(Changed(), {"event_receipts": 0, "run_requests": 0})
+    assert await keeper.keep() == Round(Changed(), NOTHING)
 
 
 async def test_a_clock_that_is_ahead_forgets_nothing_young(
     admin: psycopg.AsyncConnection[Any], executor_database: Database
 ) -> None:
     await fill(admin, {"young": timedelta(hours=23), "old": timedelta(days=8)})
-    assert await retention.forget(executor_database, NOW + timedelta(days=365)) == {
+    assert await FORGET(executor_database, NOW + timedelta(days=365)) == {
+        **NOTHING,
         "event_receipts": 2,
         "run_requests": 2,
     }
+
+
+async def test_a_group_goes_once_nobody_has_used_it_for_as_long_as_events_are_kept(
+    admin: psycopg.AsyncConnection[Any], executor_database: Database, tenant_ids: tuple[UUID, UUID]
+) -> None:
+    ages = [timedelta(days=each) for each in (6, 8, 29, 31)]
+    for age in ages:
+        await admin.execute(GROUP, [tenant_ids[0], str(age), NOW - age])
+        await admin.execute(REPLAY, [tenant_ids[0], uuid4(), NOW - age])
+    days_30 = timedelta(days=30)
+    gone = await retention.forget(executor_database, NOW, unused=days_30)
+    assert (gone["consumer_groups"], gone["replays"]) == (1, 3)
+    assert await left(admin, "consumer_groups", "used_at") == ages[:3]
+    # However soon events are forgotten, a consumer may be away for a week.
+    gone = await retention.forget(executor_database, NOW, unused=timedelta(days=1))
+    assert gone == {**NOTHING, "consumer_groups": 2}
 
 
 async def test_a_row_goes_by_the_clock_of_the_round(
@@ -90,7 +120,8 @@ async def test_a_row_goes_by_the_clock_of_the_round(
     days = timedelta(days=3)
     hours = [days + timedelta(hours=h) for h in (23, 25, 24 * 7 - 1, 24 * 7 + 1)]
     await fill(admin, {str(age): age for age in hours})
-    assert await retention.forget(executor_database, NOW - days) == {
+    assert await FORGET(executor_database, NOW - days) == {
+        **NOTHING,
         "event_receipts": 2,
         "run_requests": 6,
     }

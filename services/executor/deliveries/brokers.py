@@ -61,7 +61,7 @@ class Brokers:
             return Verdict("taken", head=await link.publish(message, until - time.monotonic()))
 
     def _headers(self, outgoing: Outgoing) -> dict[str, str]:
-        ours = message_headers(outgoing.delivery.id, outgoing.body, outgoing.secrets, self._now())
+        ours = message_headers(outgoing.message_id, outgoing.body, outgoing.secrets, self._now())
         return {
             "content-type": "application/json",
             **outgoing.endpoint.spec["headers"],

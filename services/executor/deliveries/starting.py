@@ -24,11 +24,13 @@ def started(
     body: bytes,
     key: LeasedKey | None,
     order: str = "",
+    message_id: UUID | None = None,
 ) -> Started:
     """One event, by id and type, for one endpoint.
 
     With a key, `body` is kept sealed by it; else it is what `messages.message` makes of the event
     at any time. `order`: what goes one after the other, where the endpoint keeps an order by key.
+    `message_id`: what `webhook-id` is made from, where that is not the delivery.
     """
     delivery_id = uuid7()
     sealed = None
@@ -45,6 +47,7 @@ def started(
         payload_hash=hashlib.sha256(body).digest(),
         data_key_id=key.data_key_id if key is not None else None,
         sealed_body=sealed,
+        message_id=message_id,
     )
     return Started(work(delivery_id, endpoint, order), [store.adding(new)])
 

@@ -23,6 +23,11 @@ class Outgoing:
     secrets: tuple[Secret, ...] = field(repr=False)
     credential: Resolved | None = field(repr=False)
 
+    @property
+    def message_id(self) -> UUID:
+        """By which its receiver knows it again."""
+        return self.delivery.message_id or self.delivery.id
+
 
 class Transport(Protocol):
     """A way out."""

@@ -23,7 +23,7 @@ class Webhooks:
         spec, known = outgoing.endpoint.spec, outgoing.credential
         credential = Credential(known.type, known.values, known.only) if known else Credential()
         request = requests.request_of(
-            spec, outgoing.delivery.id, outgoing.body, outgoing.secrets, credential, self._now()
+            spec, outgoing.message_id, outgoing.body, outgoing.secrets, credential, self._now()
         )
         timeout_s = seconds(spec["delivery"]["timeout"])
         answer = await self._egress.send(request, timeout_s=timeout_s)

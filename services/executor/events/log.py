@@ -5,9 +5,8 @@ from uuid import UUID
 
 from services.chassis import pages
 from services.chassis.database import Database
-from services.chassis.envelope import Unsealable
 from services.chassis.errors import FailedPrecondition, NotFound
-from services.executor.events import accepting
+from services.executor.events.retelling import opened
 from services.executor.registry.credentials import Secrets
 from services.executor.store import event_pages as store
 from services.executor.store.event_pages import Noted
@@ -63,12 +62,10 @@ class EventLog:
         noted, kept = await store.get(self._database, tenant_id, event_id)
         if noted is None or kept is None:
             raise NotFound(f"events/{event_id} does not exist")
-        try:
-            sealed_by = kept.data_key_id
-            key = await self._secrets.lease_key(tenant_id, sealed_by) if sealed_by else None
-            return Seen(noted, accepting.opened(kept, key))
-        except Unsealable:
+        said = await opened(self._secrets, kept)
+        if said is None:
             raise FailedPrecondition(
                 "the event is there, but what it says does not open any more",
                 reason="PAYLOAD_UNREADABLE",
-            ) from None
+            )
+        return Seen(noted, said)

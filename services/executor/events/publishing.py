@@ -11,9 +11,10 @@ from services.chassis.database import Database
 from services.chassis.errors import invalid
 from services.chassis.evaluator import Evaluator
 from services.chassis.expressions import Json
-from services.chassis.ids import uuid7
+from services.chassis.ids import DOTTED, DOTTED_RULE, uuid7
 from services.executor.events import accepting
 from services.executor.events.accepting import Draft, Event
+from services.executor.events.payloads import check_payloads
 from services.executor.registry.credentials import LeasedKey, Secrets
 from services.executor.store import projected
 from services.executor.store.projected import ProjectedObject
@@ -21,7 +22,6 @@ from services.executor.store.projected import ProjectedObject
 MOST: Final = 100
 LARGEST: Final = 2**20
 """Bytes of all payloads of a call as JSON."""
-_TYPE: Final = re.compile(r"[a-zA-Z0-9_-]+(?:\.[a-zA-Z0-9_-]+)*")
 _KEY: Final = re.compile(r"[\x21-\x7e]{0,200}")
 LONGEST_TYPE: Final = 200
 
@@ -51,9 +51,11 @@ class Publishing:
 
         Raises InvalidArgument, and ResourceExhausted where the tenant's quota is used up.
         """
-        _check(new)
+        check(new)
         key = await self._secrets.lease_key(tenant_id)
-        subscribed = await projected.subscriptions_of(self._database, tenant_id, "")
+        types = sorted({each.type for each in new})
+        subscribed, known = await projected.published(self._database, tenant_id, types)
+        await check_payloads([(each.type, each.payload) for each in new], known)
         drafts = [await self._draft(tenant_id, each, subscribed, key) for each in new]
         async with self._database.tenant(tenant_id) as tx:
             return await accepting.accept(tx, drafts)
@@ -84,16 +86,19 @@ def _body(new: NewEvent) -> bytes:
     return json.dumps(new.payload, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _check(new: Sequence[NewEvent]) -> None:
+def check(new: Sequence[NewEvent]) -> int:
+    """How many bytes the payloads have. Raises InvalidArgument for what no call may tell."""
     if not 1 <= len(new) <= MOST:
         raise invalid("events", f"must be 1 to {MOST}")
     for index, each in enumerate(new):
-        if not (_TYPE.fullmatch(each.type) and len(each.type) <= LONGEST_TYPE):
+        if not (DOTTED.fullmatch(each.type) and len(each.type) <= LONGEST_TYPE):
             raise invalid(
                 f"events[{index}].type",
-                f"must be words of letters, digits, _ and - joined by dots, at most {LONGEST_TYPE}",
+                f"must be {DOTTED_RULE}, at most {LONGEST_TYPE}",
             )
         if not _KEY.fullmatch(each.key):
             raise invalid(f"events[{index}].key", "must be at most 200 printable ASCII characters")
-    if sum(len(_body(each)) for each in new) > LARGEST:
+    size = sum(len(_body(each)) for each in new)
+    if size > LARGEST:
         raise invalid("events", f"payloads must have at most {LARGEST} bytes as JSON in all")
+    return size

@@ -44,12 +44,17 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """An event as routes need it; `context` is what expressions see, `body` its bytes."""
+    """An event as routes need it; `context` is what expressions see, `body` its bytes.
+
+    `messages`: by event, endpoint and subscription, whose `webhook-id` a delivery has in place of
+    its own.
+    """
 
     tenant_id: UUID
     id: UUID
     context: Mapping[str, Any] = field(repr=False)
     body: bytes = field(repr=False)
+    messages: Mapping[tuple[UUID, UUID, str], UUID] = field(default_factory=dict, repr=False)
 
     @property
     def type(self) -> str:
@@ -133,6 +138,7 @@ def _sent(event: Told, route: Route, key: LeasedKey) -> Started:
         # What can be made of the event again is not kept twice.
         key if route.data is not None else None,
         route.order,
+        event.messages.get((event.id, route.target.object_id, route.subscription.name)),
     )
 
 

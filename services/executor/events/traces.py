@@ -1,6 +1,6 @@
 """Why nothing came of an event, or what did: each subscription's answer to it, as they are now."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -8,8 +8,8 @@ from uuid import UUID
 from services.chassis.database import Database
 from services.chassis.evaluator import Evaluator, View
 from services.executor.events import accepting
-from services.executor.events.accepting import Event
-from services.executor.events.log import EventLog, Seen
+from services.executor.events.log import EventLog
+from services.executor.events.retelling import is_subscribed, retold, source_of
 from services.executor.events.routing import Target, route_of
 from services.executor.events.subscriptions import Refusal, refusals
 from services.executor.store import event_pages as store
@@ -51,14 +51,15 @@ class EventTraces:
         """The trace of an event. Raises as `EventLog.get` does, and Unavailable."""
         seen = await self._log.get(tenant_id, event_id)
         begun = await store.begun(self._database, tenant_id, event_id)
-        event = _event(seen, begun.endpoints)
+        noted, endpoints = seen.noted, {each.object_id: each for each in begun.endpoints}
+        event = retold(noted, seen.said, endpoints)
         context = accepting.as_context(event)
         view = self._evaluator.seeing({"event": context}, tenant_id)
-        source = _source(seen.noted, event)
+        source = source_of(noted, event)
         there = [*begun.endpoints, *begun.connectors]
         asking = _Asking(source, context, view, {(each.kind, each.name): each for each in there})
         answers = [await asking.answer(each) for each in begun.subscriptions]
-        return Trace(seen.noted, tuple(answers), begun.deliveries, begun.executions)
+        return Trace(noted, tuple(answers), begun.deliveries, begun.executions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class _Asking:
 
     async def answer(self, subscription: ProjectedObject) -> Answer:
         """What a subscription says to it."""
-        if (subscription.spec.get("endpoint") or "") != self.source:
+        if not is_subscribed(subscription, self.source):
             return _no(subscription, Refusal("OTHER_SOURCE"))
         (refused,) = await refusals([subscription], self.context, self.view)
         if refused is not None:
@@ -91,17 +92,3 @@ class _Asking:
 
 def _no(subscription: ProjectedObject, refused: Refusal) -> Answer:
     return Answer(subscription.name, takes=False, reason=refused.reason, message=refused.message)
-
-
-def _event(seen: Seen, endpoints: Sequence[ProjectedObject]) -> Event:
-    """The event as it was when it was routed."""
-    noted, said = seen.noted, seen.said
-    by_id = {each.object_id: each for each in endpoints}
-    whence = by_id.get(noted.endpoint_id)
-    return accepting.event_of(said, noted.type, whence, noted.delivery_key)
-
-
-def _source(noted: Noted, event: Event) -> str | None:
-    if noted.endpoint_id == accepting.PUBLISHED:
-        return ""
-    return None if event.endpoint is None else event.endpoint.name

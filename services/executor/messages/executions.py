@@ -33,7 +33,7 @@ def run_request(request: pb.RunConnectorRequest, call: Call) -> RunRequest:
         principal_id=call.principal.principal_id,
         connector=parse_name(request.name, "connectors")[1],
         input=_values("input", request.input),
-        request_id=_uuid("request_id", request.request_id) if request.request_id else None,
+        request_id=uuid_at("request_id", request.request_id) if request.request_id else None,
         wait_s=request.wait.ToTimedelta().total_seconds(),
         links=dict(request.links),
     )
@@ -49,7 +49,7 @@ def uid_in(name: str, collection: str) -> UUID:
     parts = name.split("/")
     if len(parts) != 4 or parts[0] != "tenants" or parts[2] != collection:
         raise invalid("name", f"must be of the form tenants/{{tenant}}/{collection}/{{uid}}")
-    return _uuid("name", parts[3])
+    return uuid_at("name", parts[3])
 
 
 def query(request: pb.ListExecutionsRequest, call: Call) -> Query:
@@ -226,7 +226,8 @@ def _values(field: str, given: Struct) -> dict[str, Json]:
     return values if isinstance(values, dict) else {}
 
 
-def _uuid(field: str, text: str) -> UUID:
+def uuid_at(field: str, text: str) -> UUID:
+    """The id in a field of a request. Raises InvalidArgument."""
     try:
         return UUID(text)
     except ValueError:

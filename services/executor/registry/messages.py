@@ -24,6 +24,7 @@ KINDS: Final[Mapping[str, str]] = {
     "connector": "Connector",
     "webhook_endpoint": "WebhookEndpoint",
     "subscription": "Subscription",
+    "event_type": "EventType",
 }
 """The snapshot's word for each kind that is projected, and the YAML's."""
 

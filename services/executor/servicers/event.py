@@ -1,11 +1,18 @@
 """EventService: what happened, and what came of it."""
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
 from tenon.executor.v1 import event_service_pb2 as pb
 
 from services.chassis.interceptors import Call
+from services.executor.audit.outbox import doer_of
 from services.executor.deliveries.trials import Trials
+from services.executor.events.consuming import Consumers
 from services.executor.events.log import EventLog
 from services.executor.events.publishing import Publishing
+from services.executor.events.replaying import Replaying
+from services.executor.events.streaming import Stream
 from services.executor.events.traces import EventTraces
 from services.executor.messages import events as messages
 
@@ -14,9 +21,18 @@ class EventServicer:
     """Message in, use case, message out."""
 
     def __init__(
-        self, publishing: Publishing, log: EventLog, traces: EventTraces, trials: Trials
+        self,
+        publishing: Publishing,
+        log: EventLog,
+        traces: EventTraces,
+        trials: Trials,
+        consumers: Consumers,
+        replaying: Replaying,
     ) -> None:
         self._publishing = publishing
+        self._stream = Stream(publishing)
+        self._consumers = consumers
+        self._replaying = replaying
         self._log = log
         self._traces = traces
         self._trials = trials
@@ -27,6 +43,38 @@ class EventServicer:
         """Take events in, and route them."""
         ids = await self._publishing.publish(call.inside(), messages.new_events(request))
         return messages.published(ids, call.tenant)
+
+    async def PublishEventStream(
+        self, requests: AsyncIterator[pb.PublishEventStreamRequest], call: Call
+    ) -> AsyncIterator[pb.PublishEventStreamResponse]:
+        """Take events in as they come, and say how far that is."""
+        publishing = self._stream.publish(call.inside(), requests, messages.Streamed())
+        async with aclosing(publishing) as counts:
+            async for taken in counts:
+                yield pb.PublishEventStreamResponse(taken=taken)
+
+    async def SubscribeEvents(
+        self, request: pb.SubscribeEventsRequest, call: Call
+    ) -> AsyncIterator[pb.SubscribeEventsResponse]:
+        """Events as they come in."""
+        following = self._consumers.follow(messages.wish(request, call))
+        async with aclosing(following) as told:
+            async for each in told:
+                yield messages.told(each, call.tenant)
+
+    async def AcknowledgeEvents(
+        self, request: pb.AcknowledgeEventsRequest, call: Call
+    ) -> pb.AcknowledgeEventsResponse:
+        """Move a group's position."""
+        moved = await self._consumers.acknowledge(messages.acknowledgement(request, call))
+        return pb.AcknowledgeEventsResponse(position=moved)
+
+    async def ReplayEvents(
+        self, request: pb.ReplayEventsRequest, call: Call
+    ) -> pb.ReplayEventsResponse:
+        """Route events again."""
+        found = await self._replaying.replay(messages.replay(request, call), doer_of(call))
+        return messages.replayed(found)
 
     async def ListEvents(self, request: pb.ListEventsRequest, call: Call) -> pb.ListEventsResponse:
         """A page of events, the newest first."""

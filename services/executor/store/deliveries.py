@@ -38,9 +38,9 @@ _THE = and_(
 )
 _NEW = (
     *("tenant_id", "id", "event_id", "event_type", "endpoint_id", "endpoint", "subscription"),
-    *("state", "payload_hash", "data_key_id", "sealed_body"),
+    *("state", "payload_hash", "data_key_id", "sealed_body", "message_id"),
 )
-_TAKEN = ("id", "event_type", "attempts", "ended_at", "data_key_id", "sealed_body")
+_TAKEN = ("id", "event_type", "attempts", "ended_at", "data_key_id", "sealed_body", "message_id")
 _KEPT = tuple(each.name for each in fields(Kept))
 
 ADD: Final = Statement(insert(DELIVERIES).values(bound(DELIVERIES, *_NEW)))
@@ -119,7 +119,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class NewDelivery:
-    """One event for one endpoint; `sealed_body` is delivered instead of the event's own body."""
+    """One event for one endpoint; `sealed_body` is delivered instead of the event's own body.
+
+    `message_id` is what `webhook-id` is made from, None for the delivery's own id.
+    """
 
     tenant_id: UUID
     id: UUID
@@ -131,6 +134,7 @@ class NewDelivery:
     payload_hash: bytes
     data_key_id: UUID | None = None
     sealed_body: bytes | None = field(default=None, repr=False)
+    message_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,7 @@ class Taken:
     ended_at: datetime | None
     data_key_id: UUID | None
     sealed_body: bytes | None = field(repr=False)
+    message_id: UUID | None
     event: Kept | None
     way: WayOut
 

@@ -6,7 +6,20 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import String, Uuid, and_, bindparam, delete, exists, func, not_, or_, select
+from sqlalchemy import (
+    String,
+    Text,
+    Uuid,
+    and_,
+    any_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    not_,
+    or_,
+    select,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -168,6 +181,14 @@ def _all_needs(which: ColumnElement[bool]) -> Statement:
     return Statement(select(*_COLUMNS).where(mine, or_(this, named, of_them)))
 
 
+EVENT_TYPES_OF = Statement(
+    select(*_COLUMNS).where(
+        OBJECTS.c.tenant_id == bindparam("tenant_id"),
+        OBJECTS.c.kind == "EventType",
+        OBJECTS.c.spec["is_active"].astext == "true",
+        OBJECTS.c.spec["type"].astext == any_(bindparam("types", type_=ARRAY(Text))),
+    )
+)
 NEEDS = _needs()
 ALL_NEEDS = _all_needs(OBJECTS.c.object_id == bindparam("connector_id"))
 ALL_NEEDS_BY_NAME = _all_needs(OBJECTS.c.name == bindparam("connector"))
@@ -241,6 +262,24 @@ async def subscriptions_of(
     """The subscriptions to one endpoint, by name; without one, to what services publish."""
     rows = await _rows(source, tenant_id, SUBSCRIPTIONS_OF, endpoint=endpoint)
     return [ProjectedObject(*row) for row in rows]
+
+
+async def published(
+    database: Database, tenant_id: UUID, types: Sequence[str]
+) -> tuple[list[ProjectedObject], list[ProjectedObject]]:
+    """What published events of some types meet: subscriptions, and active EventTypes."""
+    tenant = {"tenant_id": tenant_id}
+    subscriptions, event_types = await database.read_all(
+        tenant_id,
+        [
+            Bound(SUBSCRIPTIONS_OF, {**tenant, "endpoint": ""}),
+            Bound(EVENT_TYPES_OF, {**tenant, "types": list(types)}),
+        ],
+    )
+    return (
+        [ProjectedObject(*row) for row in subscriptions],
+        [ProjectedObject(*row) for row in event_types],
+    )
 
 
 async def way_in(

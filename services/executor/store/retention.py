@@ -12,7 +12,7 @@ from sqlalchemy import Column, bindparam, delete, func, select
 
 from services.chassis.database import Database, Statement
 from services.chassis.partitions import TimeTables
-from services.executor.tables import EVENT_RECEIPTS, RUN_REQUESTS
+from services.executor.tables import CONSUMER_GROUPS, EVENT_RECEIPTS, REPLAYS, RUN_REQUESTS
 
 LEADER: Final = "executor.retention"
 TIME_TABLES: Final = TimeTables(
@@ -51,16 +51,24 @@ FORGETS: Final = {
     for ageing in (
         Ageing(EVENT_RECEIPTS.c.received_at, timedelta(days=7)),
         Ageing(RUN_REQUESTS.c.created_at, timedelta(hours=24)),
+        Ageing(REPLAYS.c.updated_at, timedelta(days=7)),
     )
 }
+GROUPS: Final = Ageing(CONSUMER_GROUPS.c.used_at, timedelta(days=7))
+_UNUSED: Final = (GROUPS.cutoff(), GROUPS.forget())
 
 
-async def forget(database: Database, now: datetime) -> dict[str, int]:
-    """Forget every row that has had its time at `now`, batch by batch; how many, by table."""
-    return {
+async def forget(database: Database, now: datetime, *, unused: timedelta) -> dict[str, int]:
+    """Forget every row that has had its time at `now`, batch by batch; how many, by table.
+
+    Groups of consumers go once nobody has used them for so long, and for a week at least.
+    """
+    gone = {
         table: await _forget(database, now - kept, cutoff, statement)
         for table, (kept, cutoff, statement) in FORGETS.items()
     }
+    kept = max(unused, GROUPS.kept)
+    return {**gone, GROUPS.at.table.name: await _forget(database, now - kept, *_UNUSED)}
 
 
 async def _forget(

@@ -60,6 +60,7 @@ PLAIN: Final[Mapping[str, frozenset[str]]] = {
     "ProviderSwitch": frozenset({"reason", "create_time"}),
     "Execution": frozenset({"state", "create_time"}),
     "Delivery": frozenset({"count", "since", "create_time"}),
+    "Event": frozenset({"count", "since", "create_time"}),
     "KeyVersion": frozenset({"state"}),
     "Credential": frozenset({"version", "reason"}),
 }

@@ -49,6 +49,7 @@ RULES: Final = (
     RiskRule("Execution", "cancel", ANY, Risk.MEDIUM),
     # What others have got, or have not, they get again.
     RiskRule("Delivery", ANY, ANY, Risk.MEDIUM),
+    RiskRule("Event", "replay", ANY, Risk.MEDIUM),
     # Where calls go.
     RiskRule("Integration", ANY, "spec.base_url", Risk.MEDIUM),
     # How often something runs.

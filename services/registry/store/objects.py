@@ -133,6 +133,7 @@ STORED: Mapping[str, Stored] = {
             Reference("deliver_to", "target_id", "WebhookEndpoint"),
         ),
     ),
+    "EventType": Stored(t.event_types, "event_type_id", ("type", "schema", "is_active")),
     "ReviewPolicy": Stored(
         t.review_policies,
         "policy_id",

@@ -19,10 +19,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from services.chassis.database import Bound, Statement, Transaction
+from services.chassis.database import Bound, Statement, Transaction, Xid8
 from services.registry import tables as t
 from services.registry.audit.log import Occasion
-from services.registry.tables.columns import Xid8
 from services.registry.wanted.objects import Key
 from services.registry.wanted.plan import Ownership, Plan
 

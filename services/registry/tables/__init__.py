@@ -72,6 +72,7 @@ from services.registry.tables.tenants import (
 )
 from services.registry.tables.wanted import (
     connectors,
+    event_types,
     integrations,
     review_policies,
     subscriptions,
@@ -97,6 +98,7 @@ __all__ = [
     "credentials",
     "data_keys",
     "deployment",
+    "event_types",
     "feed",
     "integrations",
     "key_holders",

@@ -4,19 +4,8 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Column, DateTime, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
-from sqlalchemy.types import UserDefinedType
 
 metadata = MetaData(schema="registry")
-
-
-class Xid8(UserDefinedType[int]):
-    """PostgreSQL's 64-bit transaction id."""
-
-    cache_ok = True
-
-    def get_col_spec(self, **_: Any) -> str:
-        """The type's name in SQL."""
-        return "xid8"
 
 
 def moment(name: str, *, nullable: bool = False) -> Column[Any]:

@@ -13,7 +13,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from services.registry.tables.columns import Xid8, id_, metadata, moment, text
+from services.chassis.database import Xid8
+from services.registry.tables.columns import id_, metadata, moment, text
 from services.registry.tables.keys import wrapped_by_version
 
 pending_revisions = Table(

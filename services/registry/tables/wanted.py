@@ -64,6 +64,14 @@ subscriptions = wanted(
     *(Column(name, JSONB, nullable=False) for name in ("transform", "action")),
 )
 
+event_types = wanted(
+    "event_types",
+    "event_type_id",
+    text("type"),
+    Column("schema", JSONB, nullable=False),
+    Column("is_active", Boolean, nullable=False),
+)
+
 review_policies = wanted(
     "review_policies",
     "policy_id",

@@ -26,6 +26,7 @@ from services.registry.wanted.credential_checks import (
     check_provider_of,
 )
 from services.registry.wanted.endpoint_checks import check_endpoint, check_routes
+from services.registry.wanted.event_type_checks import check_event_type
 from services.registry.wanted.objects import LABELS, Complete, Declared, Key, Schemas, spec_of
 from services.registry.wanted.shorthands import OURS, check_automation, is_ours
 
@@ -124,6 +125,7 @@ class Checks:
             "Connector": self._connector,
             "WebhookEndpoint": partial(_endpoint, catalog=catalog),
             "Subscription": partial(_subscription, catalog=catalog),
+            "EventType": check_event_type,
             "ReviewPolicy": self._policy,
         }
 

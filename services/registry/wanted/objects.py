@@ -16,6 +16,7 @@ from services.chassis.secret import Secret
 ORDER = (
     *("Tenant", "ReviewPolicy", "Venue"),
     *("Credential", "Integration", "Connection", "Connector", "WebhookEndpoint", "Subscription"),
+    "EventType",
     *("Role", "RoleBinding"),
 )
 

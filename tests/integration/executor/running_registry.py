@@ -42,6 +42,7 @@ KINDS = {
     "Connector": "connector",
     "WebhookEndpoint": "webhook_endpoint",
     "Subscription": "subscription",
+    "EventType": "event_type",
 }
 
 

@@ -15,18 +15,10 @@ from tenon.executor.v1 import event_service_pb2_grpc as pb_grpc
 
 from services.chassis import envelope
 from services.chassis.database import Database
-from services.chassis.evaluator import Evaluator
-from services.chassis.interceptors import Call
-from services.chassis.server import Listen, Service, serving
 from services.chassis.status import from_rpc_error
-from services.chassis.tenancy import Principal
-from services.executor.deliveries.trials import Trials
 from services.executor.events import accepting
 from services.executor.events.accepting import Event
-from services.executor.events.log import EventLog
-from services.executor.events.traces import EventTraces
 from services.executor.registry.credentials import LeasedKey
-from services.executor.servicers.event import EventServicer
 from services.executor.store import projected
 from services.executor.store.projected import ProjectedObject
 from tests.integration.executor.delivery_bench import (
@@ -34,6 +26,7 @@ from tests.integration.executor.delivery_bench import (
     delivery_bench,
     subscription,
 )
+from tests.integration.executor.event_calls import event_calls
 
 Stub: TypeAlias = "pb_grpc.EventServiceAsyncStub"
 PARENT = "tenants/acme"
@@ -49,25 +42,8 @@ async def out(
 
 @pytest.fixture
 async def stub(out: DeliveryBench) -> AsyncIterator[Stub]:
-    async def enter(call: Call) -> None:
-        """What the gates find for a caller of acme."""
-        call.principal = Principal(uuid4(), "service", "the caller")
-        call.tenant, call.tenant_id = "acme", out.tenant_id
-
-    async with Evaluator() as evaluator:
-        log = EventLog(out.database, out.keys)
-        servicer = EventServicer(
-            out.publishing,
-            log,
-            EventTraces(out.database, log, evaluator),
-            Trials(out.database, out.keys),
-        )
-        service = Service(pb.DESCRIPTOR.services_by_name["EventService"], servicer)
-        async with (
-            serving([service], [enter], Listen("127.0.0.1:0"), grace_s=0.1) as port,
-            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-        ):
-            yield pb_grpc.EventServiceStub(channel)
+    async with event_calls(out) as calls:
+        yield calls.stub
 
 
 def new(event_type: str = "invoice.paid", payload: Any = None, **more: Any) -> pb.NewEvent:

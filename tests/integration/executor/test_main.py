@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import grpc
@@ -100,17 +101,33 @@ async def test_it_serves_projects_authenticates_and_stops_when_told(
         page = await stub.ListExecutions(pb.ListExecutionsRequest(parent="tenants/acme"), timeout=5)
         assert list(page.executions) == []
         await _publish_and_look(channel)
-    async with open_channel(target, key=Secret("tnk_test_nobody")) as channel:
-        stub = stubs.ExecutionServiceStub(channel)
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await stub.ListExecutions(pb.ListExecutionsRequest(parent="tenants/acme"), timeout=5)
-        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    process.send_signal(signal.SIGTERM)
+        await _refuse_strangers(target)
+        following = _following(channel)
+        assert (await following.read()).event.body == b'"pong"'
+        process.send_signal(signal.SIGTERM)
+        # Its consumers hear of the end at once, and hold up nothing.
+        assert await asyncio.wait_for(following.read(), 5) is grpc.aio.EOF
     _, errors = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 0
     assert b"Traceback" not in errors
     for secret in (registry_service.owner_key, registry_service.service_key):
         assert secret.reveal() not in errors
+
+
+async def _refuse_strangers(target: str) -> None:
+    async with open_channel(target, key=Secret("tnk_test_nobody")) as channel:
+        stub: stubs.ExecutionServiceAsyncStub = stubs.ExecutionServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.ListExecutions(pb.ListExecutionsRequest(parent="tenants/acme"), timeout=5)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def _following(channel: grpc.aio.Channel) -> Any:
+    events: event_service_pb2_grpc.EventServiceAsyncStub
+    events = event_service_pb2_grpc.EventServiceStub(channel)
+    start = event_service_pb2.SubscribeEventsRequest.START_OLDEST
+    request = event_service_pb2.SubscribeEventsRequest(parent="tenants/acme", start=start)
+    return events.SubscribeEvents(request)
 
 
 async def _publish_and_look(channel: grpc.aio.Channel) -> None:

@@ -28,6 +28,10 @@ MAY: Final = {
     "ListProviderSwitches": OWNERS,
     # What came in is not masked.
     "PublishEvents": MANAGERS,
+    "PublishEventStream": MANAGERS,
+    "SubscribeEvents": MANAGERS,
+    "AcknowledgeEvents": MANAGERS,
+    "ReplayEvents": MANAGERS,
     "ListEvents": MANAGERS,
     "GetEvent": MANAGERS,
     "TraceEvent": MANAGERS,

@@ -27,6 +27,7 @@ from services.registry.messages.config import SCHEMAS
         ("Tenant", "update", ["spec.display_name"], Risk.LOW),
         ("ProviderSwitch", "switch_off", ["reason"], Risk.HIGH),
         *(("Delivery", action, [], Risk.MEDIUM) for action in ("retry", "recover")),
+        ("Event", "replay", ["count"], Risk.MEDIUM),
         ("Stranger", "update", ["x"], Risk.LOW),
     ],
 )  # fmt: skip

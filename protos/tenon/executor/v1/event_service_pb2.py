@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tenon.options.v1 import rule_pb2 as tenon_dot_options_dot_v1_dot_rule__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tenon/executor/v1/event_service.proto\x12\x11tenon.executor.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\"N\n\x08NewEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\'\n\x07payload\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x0b\n\x03key\x18\x03 \x01(\t\"S\n\x14PublishEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12+\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1b.tenon.executor.v1.NewEvent\"&\n\x15PublishEventsResponse\x12\r\n\x05names\x18\x01 \x03(\t\"\xee\x01\n\x05\x45vent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x14\n\x0c\x65ndpoint_uid\x18\x03 \x01(\t\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\x30\n\x0creceive_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x07headers\x18\x06 \x03(\x0b\x32%.tenon.executor.v1.Event.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x07 \x01(\x0c\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"X\n\x11ListEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\"W\n\x12ListEventsResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.tenon.executor.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetEventRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\x11TraceEventRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa2\x01\n\x12TraceEventResponse\x12\'\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x18.tenon.executor.v1.Event\x12;\n\rsubscriptions\x18\x02 \x03(\x0b\x32$.tenon.executor.v1.SubscriptionTrace\x12\x12\n\ndeliveries\x18\x03 \x03(\t\x12\x12\n\nexecutions\x18\x04 \x03(\t\"Y\n\x11SubscriptionTrace\x12\x14\n\x0csubscription\x18\x01 \x01(\t\x12\r\n\x05takes\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"(\n\x14SendTestEventRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\")\n\x15SendTestEventResponse\x12\x10\n\x08\x64\x65livery\x18\x01 \x01(\t2\xf3\x04\n\x0c\x45ventService\x12\x82\x01\n\rPublishEvents\x12\'.tenon.executor.v1.PublishEventsRequest\x1a(.tenon.executor.v1.PublishEventsResponse\"\x1e\xca\xf3\x18\x1a\n\x0e\x65vents.publish\x10\x01\x1a\x06parent\x12x\n\nListEvents\x12$.tenon.executor.v1.ListEventsRequest\x1a%.tenon.executor.v1.ListEventsResponse\"\x1d\xca\xf3\x18\x19\n\x0b\x65vents.read\x10\x01\x1a\x06parent8\x01\x12\x65\n\x08GetEvent\x12\".tenon.executor.v1.GetEventRequest\x1a\x18.tenon.executor.v1.Event\"\x1b\xca\xf3\x18\x17\n\x0b\x65vents.read\x10\x01\x1a\x04name8\x01\x12v\n\nTraceEvent\x12$.tenon.executor.v1.TraceEventRequest\x1a%.tenon.executor.v1.TraceEventResponse\"\x1b\xca\xf3\x18\x17\n\x0b\x65vents.read\x10\x01\x1a\x04name8\x01\x12\x84\x01\n\rSendTestEvent\x12\'.tenon.executor.v1.SendTestEventRequest\x1a(.tenon.executor.v1.SendTestEventResponse\" \xca\xf3\x18\x1c\n\x0e\x65vents.publish\x10\x01\x1a\x08\x65ndpointb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tenon/executor/v1/event_service.proto\x12\x11tenon.executor.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\"N\n\x08NewEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\'\n\x07payload\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x0b\n\x03key\x18\x03 \x01(\t\"S\n\x14PublishEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12+\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1b.tenon.executor.v1.NewEvent\"&\n\x15PublishEventsResponse\x12\r\n\x05names\x18\x01 \x03(\t\"X\n\x19PublishEventStreamRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12+\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1b.tenon.executor.v1.NewEvent\"+\n\x1aPublishEventStreamResponse\x12\r\n\x05taken\x18\x01 \x01(\x03\"\xf8\x01\n\x16SubscribeEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\r\n\x05types\x18\x03 \x03(\t\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\x12@\n\x05start\x18\x05 \x01(\x0e\x32/.tenon.executor.v1.SubscribeEventsRequest.StartH\x00\x12\x12\n\x08position\x18\x06 \x01(\tH\x00\"B\n\x05Start\x12\x15\n\x11START_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTART_OLDEST\x10\x01\x12\x10\n\x0cSTART_NEWEST\x10\x02\x42\x06\n\x04\x66rom\"h\n\x17SubscribeEventsResponse\x12\x10\n\x08position\x18\x01 \x01(\t\x12\'\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x18.tenon.executor.v1.Event\x12\x12\n\nunreadable\x18\x03 \x01(\x08\"Z\n\x18\x41\x63knowledgeEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\t\x12\r\n\x05reset\x18\x04 \x01(\x08\"-\n\x19\x41\x63knowledgeEventsResponse\x12\x10\n\x08position\x18\x01 \x01(\t\"\x81\x02\n\x13ReplayEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05types\x18\x05 \x03(\t\x12\x10\n\x08\x65ndpoint\x18\x06 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x07 \x01(\t\x12\x14\n\x0csubscription\x18\x08 \x01(\t\x12\x12\n\npage_token\x18\t \x01(\t\x12\x15\n\rvalidate_only\x18\n \x01(\x08\"\xab\x01\n\x14ReplayEventsResponse\x12\x0e\n\x06\x65vents\x18\x01 \x01(\x03\x12\x12\n\ndeliveries\x18\x02 \x01(\x03\x12\x12\n\nexecutions\x18\x03 \x01(\x03\x12\x12\n\nunreadable\x18\x04 \x01(\x03\x12.\n\nreach_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fnext_page_token\x18\x06 \x01(\t\"\xee\x01\n\x05\x45vent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x14\n\x0c\x65ndpoint_uid\x18\x03 \x01(\t\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\x30\n\x0creceive_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x07headers\x18\x06 \x03(\x0b\x32%.tenon.executor.v1.Event.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x07 \x01(\x0c\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"X\n\x11ListEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\"W\n\x12ListEventsResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.tenon.executor.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetEventRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\x11TraceEventRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa2\x01\n\x12TraceEventResponse\x12\'\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x18.tenon.executor.v1.Event\x12;\n\rsubscriptions\x18\x02 \x03(\x0b\x32$.tenon.executor.v1.SubscriptionTrace\x12\x12\n\ndeliveries\x18\x03 \x03(\t\x12\x12\n\nexecutions\x18\x04 \x03(\t\"Y\n\x11SubscriptionTrace\x12\x14\n\x0csubscription\x18\x01 \x01(\t\x12\r\n\x05takes\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"(\n\x14SendTestEventRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\")\n\x15SendTestEventResponse\x12\x10\n\x08\x64\x65livery\x18\x01 \x01(\t2\xa3\t\n\x0c\x45ventService\x12\x82\x01\n\rPublishEvents\x12\'.tenon.executor.v1.PublishEventsRequest\x1a(.tenon.executor.v1.PublishEventsResponse\"\x1e\xca\xf3\x18\x1a\n\x0e\x65vents.publish\x10\x01\x1a\x06parent\x12\x95\x01\n\x12PublishEventStream\x12,.tenon.executor.v1.PublishEventStreamRequest\x1a-.tenon.executor.v1.PublishEventStreamResponse\"\x1e\xca\xf3\x18\x1a\n\x0e\x65vents.publish\x10\x01\x1a\x06parent(\x01\x30\x01\x12\x87\x01\n\x0fSubscribeEvents\x12).tenon.executor.v1.SubscribeEventsRequest\x1a*.tenon.executor.v1.SubscribeEventsResponse\"\x1b\xca\xf3\x18\x17\n\x0b\x65vents.read\x10\x01\x1a\x06parent0\x01\x12\x8b\x01\n\x11\x41\x63knowledgeEvents\x12+.tenon.executor.v1.AcknowledgeEventsRequest\x1a,.tenon.executor.v1.AcknowledgeEventsResponse\"\x1b\xca\xf3\x18\x17\n\x0b\x65vents.read\x10\x01\x1a\x06parent\x12~\n\x0cReplayEvents\x12&.tenon.executor.v1.ReplayEventsRequest\x1a\'.tenon.executor.v1.ReplayEventsResponse\"\x1d\xca\xf3\x18\x19\n\revents.replay\x10\x02\x1a\x06parent\x12x\n\nListEvents\x12$.tenon.executor.v1.ListEventsRequest\x1a%.tenon.executor.v1.ListEventsResponse\"\x1d\xca\xf3\x18\x19\n\x0b\x65vents.read\x10\x01\x1a\x06parent8\x01\x12\x65\n\x08GetEvent\x12\".tenon.executor.v1.GetEventRequest\x1a\x18.tenon.executor.v1.Event\"\x1b\xca\xf3\x18\x17\n\x0b\x65vents.read\x10\x01\x1a\x04name8\x01\x12v\n\nTraceEvent\x12$.tenon.executor.v1.TraceEventRequest\x1a%.tenon.executor.v1.TraceEventResponse\"\x1b\xca\xf3\x18\x17\n\x0b\x65vents.read\x10\x01\x1a\x04name8\x01\x12\x84\x01\n\rSendTestEvent\x12\'.tenon.executor.v1.SendTestEventRequest\x1a(.tenon.executor.v1.SendTestEventResponse\" \xca\xf3\x18\x1c\n\x0e\x65vents.publish\x10\x01\x1a\x08\x65ndpointb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENT_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_EVENTSERVICE'].methods_by_name['PublishEvents']._loaded_options = None
   _globals['_EVENTSERVICE'].methods_by_name['PublishEvents']._serialized_options = b'\312\363\030\032\n\016events.publish\020\001\032\006parent'
+  _globals['_EVENTSERVICE'].methods_by_name['PublishEventStream']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['PublishEventStream']._serialized_options = b'\312\363\030\032\n\016events.publish\020\001\032\006parent'
+  _globals['_EVENTSERVICE'].methods_by_name['SubscribeEvents']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['SubscribeEvents']._serialized_options = b'\312\363\030\027\n\013events.read\020\001\032\006parent'
+  _globals['_EVENTSERVICE'].methods_by_name['AcknowledgeEvents']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['AcknowledgeEvents']._serialized_options = b'\312\363\030\027\n\013events.read\020\001\032\006parent'
+  _globals['_EVENTSERVICE'].methods_by_name['ReplayEvents']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['ReplayEvents']._serialized_options = b'\312\363\030\031\n\revents.replay\020\002\032\006parent'
   _globals['_EVENTSERVICE'].methods_by_name['ListEvents']._loaded_options = None
   _globals['_EVENTSERVICE'].methods_by_name['ListEvents']._serialized_options = b'\312\363\030\031\n\013events.read\020\001\032\006parent8\001'
   _globals['_EVENTSERVICE'].methods_by_name['GetEvent']._loaded_options = None
@@ -52,26 +60,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUBLISHEVENTSREQUEST']._serialized_end=315
   _globals['_PUBLISHEVENTSRESPONSE']._serialized_start=317
   _globals['_PUBLISHEVENTSRESPONSE']._serialized_end=355
-  _globals['_EVENT']._serialized_start=358
-  _globals['_EVENT']._serialized_end=596
-  _globals['_EVENT_HEADERSENTRY']._serialized_start=550
-  _globals['_EVENT_HEADERSENTRY']._serialized_end=596
-  _globals['_LISTEVENTSREQUEST']._serialized_start=598
-  _globals['_LISTEVENTSREQUEST']._serialized_end=686
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=688
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=775
-  _globals['_GETEVENTREQUEST']._serialized_start=777
-  _globals['_GETEVENTREQUEST']._serialized_end=808
-  _globals['_TRACEEVENTREQUEST']._serialized_start=810
-  _globals['_TRACEEVENTREQUEST']._serialized_end=843
-  _globals['_TRACEEVENTRESPONSE']._serialized_start=846
-  _globals['_TRACEEVENTRESPONSE']._serialized_end=1008
-  _globals['_SUBSCRIPTIONTRACE']._serialized_start=1010
-  _globals['_SUBSCRIPTIONTRACE']._serialized_end=1099
-  _globals['_SENDTESTEVENTREQUEST']._serialized_start=1101
-  _globals['_SENDTESTEVENTREQUEST']._serialized_end=1141
-  _globals['_SENDTESTEVENTRESPONSE']._serialized_start=1143
-  _globals['_SENDTESTEVENTRESPONSE']._serialized_end=1184
-  _globals['_EVENTSERVICE']._serialized_start=1187
-  _globals['_EVENTSERVICE']._serialized_end=1814
+  _globals['_PUBLISHEVENTSTREAMREQUEST']._serialized_start=357
+  _globals['_PUBLISHEVENTSTREAMREQUEST']._serialized_end=445
+  _globals['_PUBLISHEVENTSTREAMRESPONSE']._serialized_start=447
+  _globals['_PUBLISHEVENTSTREAMRESPONSE']._serialized_end=490
+  _globals['_SUBSCRIBEEVENTSREQUEST']._serialized_start=493
+  _globals['_SUBSCRIBEEVENTSREQUEST']._serialized_end=741
+  _globals['_SUBSCRIBEEVENTSREQUEST_START']._serialized_start=667
+  _globals['_SUBSCRIBEEVENTSREQUEST_START']._serialized_end=733
+  _globals['_SUBSCRIBEEVENTSRESPONSE']._serialized_start=743
+  _globals['_SUBSCRIBEEVENTSRESPONSE']._serialized_end=847
+  _globals['_ACKNOWLEDGEEVENTSREQUEST']._serialized_start=849
+  _globals['_ACKNOWLEDGEEVENTSREQUEST']._serialized_end=939
+  _globals['_ACKNOWLEDGEEVENTSRESPONSE']._serialized_start=941
+  _globals['_ACKNOWLEDGEEVENTSRESPONSE']._serialized_end=986
+  _globals['_REPLAYEVENTSREQUEST']._serialized_start=989
+  _globals['_REPLAYEVENTSREQUEST']._serialized_end=1246
+  _globals['_REPLAYEVENTSRESPONSE']._serialized_start=1249
+  _globals['_REPLAYEVENTSRESPONSE']._serialized_end=1420
+  _globals['_EVENT']._serialized_start=1423
+  _globals['_EVENT']._serialized_end=1661
+  _globals['_EVENT_HEADERSENTRY']._serialized_start=1615
+  _globals['_EVENT_HEADERSENTRY']._serialized_end=1661
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1663
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1751
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1753
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1840
+  _globals['_GETEVENTREQUEST']._serialized_start=1842
+  _globals['_GETEVENTREQUEST']._serialized_end=1873
+  _globals['_TRACEEVENTREQUEST']._serialized_start=1875
+  _globals['_TRACEEVENTREQUEST']._serialized_end=1908
+  _globals['_TRACEEVENTRESPONSE']._serialized_start=1911
+  _globals['_TRACEEVENTRESPONSE']._serialized_end=2073
+  _globals['_SUBSCRIPTIONTRACE']._serialized_start=2075
+  _globals['_SUBSCRIPTIONTRACE']._serialized_end=2164
+  _globals['_SENDTESTEVENTREQUEST']._serialized_start=2166
+  _globals['_SENDTESTEVENTREQUEST']._serialized_end=2206
+  _globals['_SENDTESTEVENTRESPONSE']._serialized_start=2208
+  _globals['_SENDTESTEVENTRESPONSE']._serialized_end=2249
+  _globals['_EVENTSERVICE']._serialized_start=2252
+  _globals['_EVENTSERVICE']._serialized_end=3439
 # @@protoc_insertion_point(module_scope)

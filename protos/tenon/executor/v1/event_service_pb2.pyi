@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -103,6 +104,323 @@ class PublishEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PublishEventsResponse: _TypeAlias = PublishEventsResponse  # noqa: Y015
+
+@_typing.final
+class PublishEventStreamRequest(_message.Message):
+    """What to publish, message by message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{slug}`, in the first message; the others leave it out."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewEvent]:
+        """Up to 100 a message; 1 MiB."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        events: _abc.Iterable[Global___NewEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishEventStreamRequest: _TypeAlias = PublishEventStreamRequest  # noqa: Y015
+
+@_typing.final
+class PublishEventStreamResponse(_message.Message):
+    """How far it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAKEN_FIELD_NUMBER: _builtins.int
+    taken: _builtins.int
+    """How many events of this stream are taken in: the first so many."""
+    def __init__(
+        self,
+        *,
+        taken: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["taken", b"taken"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishEventStreamResponse: _TypeAlias = PublishEventStreamResponse  # noqa: Y015
+
+@_typing.final
+class SubscribeEventsRequest(_message.Message):
+    """Which events, and from where on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Start:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SubscribeEventsRequest._Start.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        START_UNSPECIFIED: SubscribeEventsRequest._Start.ValueType  # 0
+        """The same as NEWEST."""
+        START_OLDEST: SubscribeEventsRequest._Start.ValueType  # 1
+        """With the oldest event that is kept."""
+        START_NEWEST: SubscribeEventsRequest._Start.ValueType  # 2
+        """With what comes in from now on."""
+
+    class Start(_Start, metaclass=_StartEnumTypeWrapper):
+        """Where to begin."""
+
+    START_UNSPECIFIED: SubscribeEventsRequest.Start.ValueType  # 0
+    """The same as NEWEST."""
+    START_OLDEST: SubscribeEventsRequest.Start.ValueType  # 1
+    """With the oldest event that is kept."""
+    START_NEWEST: SubscribeEventsRequest.Start.ValueType  # 2
+    """With what comes in from now on."""
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    TYPES_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{slug}`"""
+    group: _builtins.str
+    """The group this consumer is of, which is made where there is none; empty: of none."""
+    filter: _builtins.str
+    """A CEL expression over `event`, as in a Subscription; an event it has no answer for is left out."""
+    start: Global___SubscribeEventsRequest.Start.ValueType
+    """By a word."""
+    position: _builtins.str
+    """After a position that was told before."""
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Types such as `invoice.paid`, or `invoice.*` for all of that family; none takes all."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        group: _builtins.str = ...,
+        types: _abc.Iterable[_builtins.str] | None = ...,
+        filter: _builtins.str = ...,
+        start: Global___SubscribeEventsRequest.Start.ValueType = ...,
+        position: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "position", b"position", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "from", b"from", "group", b"group", "parent", b"parent", "position", b"position", "start", b"start", "types", b"types"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_from: _TypeAlias = _typing.Literal["start", "position"]  # noqa: Y015
+    _WhichOneofArgType_from: _TypeAlias = _typing.Literal["from", b"from"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_from) -> _WhichOneofReturnType_from | None: ...
+
+Global___SubscribeEventsRequest: _TypeAlias = SubscribeEventsRequest  # noqa: Y015
+
+@_typing.final
+class SubscribeEventsResponse(_message.Message):
+    """One event; or, from time to time, a position alone: up to there nothing else is for this consumer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    UNREADABLE_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    """What to acknowledge, or to begin after another time."""
+    unreadable: _builtins.bool
+    """What it says does not open any more: the key it was sealed with is gone."""
+    @_builtins.property
+    def event(self) -> Global___Event:
+        """As GetEvent tells it."""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+        event: Global___Event | None = ...,
+        unreadable: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "position", b"position", "unreadable", b"unreadable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscribeEventsResponse: _TypeAlias = SubscribeEventsResponse  # noqa: Y015
+
+@_typing.final
+class AcknowledgeEventsRequest(_message.Message):
+    """How far a group is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{slug}`"""
+    group: _builtins.str
+    """The group."""
+    position: _builtins.str
+    """The last position that is done with, and so is all before it."""
+    reset: _builtins.bool
+    """Go back as well. The member who reads now begins there within ten seconds."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        group: _builtins.str = ...,
+        position: _builtins.str = ...,
+        reset: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "parent", b"parent", "position", b"position", "reset", b"reset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcknowledgeEventsRequest: _TypeAlias = AcknowledgeEventsRequest  # noqa: Y015
+
+@_typing.final
+class AcknowledgeEventsResponse(_message.Message):
+    """Where a group is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    """Not before the one that was sent."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcknowledgeEventsResponse: _TypeAlias = AcknowledgeEventsResponse  # noqa: Y015
+
+@_typing.final
+class ReplayEventsRequest(_message.Message):
+    """Which events to route again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    TYPES_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{slug}`"""
+    request_id: _builtins.str
+    """A UUID that names the replay: calls with the same one go on with it for 7 days, whether or not
+    their answers were seen. Required unless `validate_only`.
+    """
+    endpoint: _builtins.str
+    """Only what came by the inbound endpoint of this name; empty: from everywhere."""
+    filter: _builtins.str
+    """A CEL expression over `event`; an event it has no answer for is left out."""
+    subscription: _builtins.str
+    """Only by the subscription of this name; empty: by all."""
+    page_token: _builtins.str
+    """From the last answer, with the same request."""
+    validate_only: _builtins.bool
+    """Begin nothing: say what would be."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """What came in from then on."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """And before then; up to the replay's first call where absent."""
+
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Types such as `invoice.paid`, or `invoice.*` for all of that family; none takes all."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        types: _abc.Iterable[_builtins.str] | None = ...,
+        endpoint: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        subscription: _builtins.str = ...,
+        page_token: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "filter", b"filter", "page_token", b"page_token", "parent", b"parent", "request_id", b"request_id", "since", b"since", "subscription", b"subscription", "types", b"types", "until", b"until", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayEventsRequest: _TypeAlias = ReplayEventsRequest  # noqa: Y015
+
+@_typing.final
+class ReplayEventsResponse(_message.Message):
+    """What was begun, or would be, by all calls of the replay up to now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    DELIVERIES_FIELD_NUMBER: _builtins.int
+    EXECUTIONS_FIELD_NUMBER: _builtins.int
+    UNREADABLE_FIELD_NUMBER: _builtins.int
+    REACH_TIME_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    events: _builtins.int
+    """Events that were routed to something."""
+    deliveries: _builtins.int
+    """Deliveries of them."""
+    executions: _builtins.int
+    """Executions."""
+    unreadable: _builtins.int
+    """Events that do not open any more."""
+    next_page_token: _builtins.str
+    """For the next call; empty at the end."""
+    @_builtins.property
+    def reach_time(self) -> _timestamp_pb2.Timestamp:
+        """All events that came in before are looked at."""
+
+    def __init__(
+        self,
+        *,
+        events: _builtins.int = ...,
+        deliveries: _builtins.int = ...,
+        executions: _builtins.int = ...,
+        unreadable: _builtins.int = ...,
+        reach_time: _timestamp_pb2.Timestamp | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reach_time", b"reach_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries", "events", b"events", "executions", b"executions", "next_page_token", b"next_page_token", "reach_time", b"reach_time", "unreadable", b"unreadable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayEventsResponse: _TypeAlias = ReplayEventsResponse  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):

@@ -40,6 +40,26 @@ class EventServiceStub:
                 request_serializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.PublishEventsRequest.SerializeToString,
                 response_deserializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.PublishEventsResponse.FromString,
                 _registered_method=True)
+        self.PublishEventStream = channel.stream_stream(
+                '/tenon.executor.v1.EventService/PublishEventStream',
+                request_serializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.PublishEventStreamRequest.SerializeToString,
+                response_deserializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.PublishEventStreamResponse.FromString,
+                _registered_method=True)
+        self.SubscribeEvents = channel.unary_stream(
+                '/tenon.executor.v1.EventService/SubscribeEvents',
+                request_serializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.SubscribeEventsRequest.SerializeToString,
+                response_deserializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.SubscribeEventsResponse.FromString,
+                _registered_method=True)
+        self.AcknowledgeEvents = channel.unary_unary(
+                '/tenon.executor.v1.EventService/AcknowledgeEvents',
+                request_serializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.AcknowledgeEventsRequest.SerializeToString,
+                response_deserializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.AcknowledgeEventsResponse.FromString,
+                _registered_method=True)
+        self.ReplayEvents = channel.unary_unary(
+                '/tenon.executor.v1.EventService/ReplayEvents',
+                request_serializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.ReplayEventsRequest.SerializeToString,
+                response_deserializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.ReplayEventsResponse.FromString,
+                _registered_method=True)
         self.ListEvents = channel.unary_unary(
                 '/tenon.executor.v1.EventService/ListEvents',
                 request_serializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.ListEventsRequest.SerializeToString,
@@ -68,6 +88,39 @@ class EventServiceServicer:
 
     def PublishEvents(self, request, context):
         """Takes events in and routes them: all of a call, or none. One whose key is known is the same event.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PublishEventStream(self, request_iterator, context):
+        """Takes events in as they come, for as long as the stream lasts: what is there goes together, all
+        of a batch or none, and each answer says how many are on the disk by then. Read the answers while
+        you write. An error says how many were taken, too; those stay, and with keys all may be sent anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubscribeEvents(self, request, context):
+        """Tells events as they come in, in an order that is the same for everybody, without end. In a group
+        one member is told at a time, from what the group has acknowledged on; the others wait for their
+        turn. What is not acknowledged is told again: each event at least once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcknowledgeEvents(self, request, context):
+        """Moves a group's position: everything up to there is done with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayEvents(self, request, context):
+        """Routes events again that came in before, by the subscriptions of today, the oldest first: up to
+        5000 a call, batch by batch. Whoever is cut short sends the same request again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,6 +162,26 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.PublishEvents,
                     request_deserializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.PublishEventsRequest.FromString,
                     response_serializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.PublishEventsResponse.SerializeToString,
+            ),
+            'PublishEventStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.PublishEventStream,
+                    request_deserializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.PublishEventStreamRequest.FromString,
+                    response_serializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.PublishEventStreamResponse.SerializeToString,
+            ),
+            'SubscribeEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.SubscribeEvents,
+                    request_deserializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.SubscribeEventsRequest.FromString,
+                    response_serializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.SubscribeEventsResponse.SerializeToString,
+            ),
+            'AcknowledgeEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcknowledgeEvents,
+                    request_deserializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.AcknowledgeEventsRequest.FromString,
+                    response_serializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.AcknowledgeEventsResponse.SerializeToString,
+            ),
+            'ReplayEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayEvents,
+                    request_deserializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.ReplayEventsRequest.FromString,
+                    response_serializer=tenon_dot_executor_dot_v1_dot_event__service__pb2.ReplayEventsResponse.SerializeToString,
             ),
             'ListEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEvents,
@@ -159,6 +232,114 @@ class EventService:
             '/tenon.executor.v1.EventService/PublishEvents',
             tenon_dot_executor_dot_v1_dot_event__service__pb2.PublishEventsRequest.SerializeToString,
             tenon_dot_executor_dot_v1_dot_event__service__pb2.PublishEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishEventStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tenon.executor.v1.EventService/PublishEventStream',
+            tenon_dot_executor_dot_v1_dot_event__service__pb2.PublishEventStreamRequest.SerializeToString,
+            tenon_dot_executor_dot_v1_dot_event__service__pb2.PublishEventStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubscribeEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tenon.executor.v1.EventService/SubscribeEvents',
+            tenon_dot_executor_dot_v1_dot_event__service__pb2.SubscribeEventsRequest.SerializeToString,
+            tenon_dot_executor_dot_v1_dot_event__service__pb2.SubscribeEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcknowledgeEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.executor.v1.EventService/AcknowledgeEvents',
+            tenon_dot_executor_dot_v1_dot_event__service__pb2.AcknowledgeEventsRequest.SerializeToString,
+            tenon_dot_executor_dot_v1_dot_event__service__pb2.AcknowledgeEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.executor.v1.EventService/ReplayEvents',
+            tenon_dot_executor_dot_v1_dot_event__service__pb2.ReplayEventsRequest.SerializeToString,
+            tenon_dot_executor_dot_v1_dot_event__service__pb2.ReplayEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

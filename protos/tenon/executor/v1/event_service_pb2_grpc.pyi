@@ -35,6 +35,22 @@ class EventServiceStub:
     def __new__(cls, channel: _aio.Channel) -> EventServiceAsyncStub: ...
     PublishEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.PublishEventsRequest, _event_service_pb2.PublishEventsResponse]
     """Takes events in and routes them: all of a call, or none. One whose key is known is the same event."""
+    PublishEventStream: _grpc.StreamStreamMultiCallable[_event_service_pb2.PublishEventStreamRequest, _event_service_pb2.PublishEventStreamResponse]
+    """Takes events in as they come, for as long as the stream lasts: what is there goes together, all
+    of a batch or none, and each answer says how many are on the disk by then. Read the answers while
+    you write. An error says how many were taken, too; those stay, and with keys all may be sent anew.
+    """
+    SubscribeEvents: _grpc.UnaryStreamMultiCallable[_event_service_pb2.SubscribeEventsRequest, _event_service_pb2.SubscribeEventsResponse]
+    """Tells events as they come in, in an order that is the same for everybody, without end. In a group
+    one member is told at a time, from what the group has acknowledged on; the others wait for their
+    turn. What is not acknowledged is told again: each event at least once.
+    """
+    AcknowledgeEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.AcknowledgeEventsRequest, _event_service_pb2.AcknowledgeEventsResponse]
+    """Moves a group's position: everything up to there is done with."""
+    ReplayEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.ReplayEventsRequest, _event_service_pb2.ReplayEventsResponse]
+    """Routes events again that came in before, by the subscriptions of today, the oldest first: up to
+    5000 a call, batch by batch. Whoever is cut short sends the same request again.
+    """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.ListEventsRequest, _event_service_pb2.ListEventsResponse]
     """A tenant's events without payload, the newest first."""
     GetEvent: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.Event]
@@ -53,6 +69,22 @@ class EventServiceAsyncStub(EventServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PublishEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.PublishEventsRequest, _event_service_pb2.PublishEventsResponse]  # type: ignore[assignment]
     """Takes events in and routes them: all of a call, or none. One whose key is known is the same event."""
+    PublishEventStream: _aio.StreamStreamMultiCallable[_event_service_pb2.PublishEventStreamRequest, _event_service_pb2.PublishEventStreamResponse]  # type: ignore[assignment]
+    """Takes events in as they come, for as long as the stream lasts: what is there goes together, all
+    of a batch or none, and each answer says how many are on the disk by then. Read the answers while
+    you write. An error says how many were taken, too; those stay, and with keys all may be sent anew.
+    """
+    SubscribeEvents: _aio.UnaryStreamMultiCallable[_event_service_pb2.SubscribeEventsRequest, _event_service_pb2.SubscribeEventsResponse]  # type: ignore[assignment]
+    """Tells events as they come in, in an order that is the same for everybody, without end. In a group
+    one member is told at a time, from what the group has acknowledged on; the others wait for their
+    turn. What is not acknowledged is told again: each event at least once.
+    """
+    AcknowledgeEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.AcknowledgeEventsRequest, _event_service_pb2.AcknowledgeEventsResponse]  # type: ignore[assignment]
+    """Moves a group's position: everything up to there is done with."""
+    ReplayEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ReplayEventsRequest, _event_service_pb2.ReplayEventsResponse]  # type: ignore[assignment]
+    """Routes events again that came in before, by the subscriptions of today, the oldest first: up to
+    5000 a call, batch by batch. Whoever is cut short sends the same request again.
+    """
     ListEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListEventsRequest, _event_service_pb2.ListEventsResponse]  # type: ignore[assignment]
     """A tenant's events without payload, the newest first."""
     GetEvent: _aio.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.Event]  # type: ignore[assignment]
@@ -74,6 +106,46 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_event_service_pb2.PublishEventsResponse, _abc.Awaitable[_event_service_pb2.PublishEventsResponse]]:
         """Takes events in and routes them: all of a call, or none. One whose key is known is the same event."""
+
+    @_abc_1.abstractmethod
+    def PublishEventStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_event_service_pb2.PublishEventStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_event_service_pb2.PublishEventStreamResponse], _abc.AsyncIterator[_event_service_pb2.PublishEventStreamResponse]]:
+        """Takes events in as they come, for as long as the stream lasts: what is there goes together, all
+        of a batch or none, and each answer says how many are on the disk by then. Read the answers while
+        you write. An error says how many were taken, too; those stay, and with keys all may be sent anew.
+        """
+
+    @_abc_1.abstractmethod
+    def SubscribeEvents(
+        self,
+        request: _event_service_pb2.SubscribeEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_event_service_pb2.SubscribeEventsResponse], _abc.AsyncIterator[_event_service_pb2.SubscribeEventsResponse]]:
+        """Tells events as they come in, in an order that is the same for everybody, without end. In a group
+        one member is told at a time, from what the group has acknowledged on; the others wait for their
+        turn. What is not acknowledged is told again: each event at least once.
+        """
+
+    @_abc_1.abstractmethod
+    def AcknowledgeEvents(
+        self,
+        request: _event_service_pb2.AcknowledgeEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.AcknowledgeEventsResponse, _abc.Awaitable[_event_service_pb2.AcknowledgeEventsResponse]]:
+        """Moves a group's position: everything up to there is done with."""
+
+    @_abc_1.abstractmethod
+    def ReplayEvents(
+        self,
+        request: _event_service_pb2.ReplayEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.ReplayEventsResponse, _abc.Awaitable[_event_service_pb2.ReplayEventsResponse]]:
+        """Routes events again that came in before, by the subscriptions of today, the oldest first: up to
+        5000 a call, batch by batch. Whoever is cut short sends the same request again.
+        """
 
     @_abc_1.abstractmethod
     def ListEvents(

@@ -40,6 +40,7 @@ class Resource(_message.Message):
     REVIEW_POLICY_FIELD_NUMBER: _builtins.int
     VENUE_FIELD_NUMBER: _builtins.int
     CONNECTION_FIELD_NUMBER: _builtins.int
+    EVENT_TYPE_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     ABSENT_FIELD_NUMBER: _builtins.int
     absent: _builtins.bool
@@ -95,6 +96,10 @@ class Resource(_message.Message):
         """kind: Connection"""
 
     @_builtins.property
+    def event_type(self) -> Global___EventTypeSpec:
+        """kind: EventType"""
+
+    @_builtins.property
     def origin(self) -> Global___Origin:
         """Where the document stood; kept in the audit log."""
 
@@ -113,14 +118,15 @@ class Resource(_message.Message):
         review_policy: Global___ReviewPolicySpec | None = ...,
         venue: Global___VenueSpec | None = ...,
         connection: Global___ConnectionSpec | None = ...,
+        event_type: Global___EventTypeSpec | None = ...,
         origin: Global___Origin | None = ...,
         absent: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "connector", b"connector", "credential", b"credential", "integration", b"integration", "metadata", b"metadata", "origin", b"origin", "review_policy", b"review_policy", "role", b"role", "role_binding", b"role_binding", "spec", b"spec", "subscription", b"subscription", "tenant", b"tenant", "venue", b"venue", "webhook_endpoint", b"webhook_endpoint"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "connector", b"connector", "credential", b"credential", "event_type", b"event_type", "integration", b"integration", "metadata", b"metadata", "origin", b"origin", "review_policy", b"review_policy", "role", b"role", "role_binding", b"role_binding", "spec", b"spec", "subscription", b"subscription", "tenant", b"tenant", "venue", b"venue", "webhook_endpoint", b"webhook_endpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "connection", b"connection", "connector", b"connector", "credential", b"credential", "integration", b"integration", "metadata", b"metadata", "origin", b"origin", "review_policy", b"review_policy", "role", b"role", "role_binding", b"role_binding", "spec", b"spec", "subscription", b"subscription", "tenant", b"tenant", "venue", b"venue", "webhook_endpoint", b"webhook_endpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "connection", b"connection", "connector", b"connector", "credential", b"credential", "event_type", b"event_type", "integration", b"integration", "metadata", b"metadata", "origin", b"origin", "review_policy", b"review_policy", "role", b"role", "role_binding", b"role_binding", "spec", b"spec", "subscription", b"subscription", "tenant", b"tenant", "venue", b"venue", "webhook_endpoint", b"webhook_endpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["tenant", "integration", "credential", "connector", "webhook_endpoint", "subscription", "role", "role_binding", "review_policy", "venue", "connection"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["tenant", "integration", "credential", "connector", "webhook_endpoint", "subscription", "role", "role_binding", "review_policy", "venue", "connection", "event_type"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
@@ -1544,3 +1550,37 @@ class Subject(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Subject: _TypeAlias = Subject  # noqa: Y015
+
+@_typing.final
+class EventTypeSpec(_message.Message):
+    """What events of a type that services publish must look like."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    IS_ACTIVE_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """Such as `invoice.paid`."""
+    is_active: _builtins.bool
+    """Inactive checks nothing."""
+    @_builtins.property
+    def schema(self) -> _struct_pb2.Struct:
+        """What a payload must look like."""
+
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        schema: _struct_pb2.Struct | None = ...,
+        is_active: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "is_active", b"is_active", "schema", b"schema"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "is_active", b"is_active", "schema", b"schema", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
+    _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_active) -> _WhichOneofReturnType__is_active | None: ...
+
+Global___EventTypeSpec: _TypeAlias = EventTypeSpec  # noqa: Y015

@@ -1,0 +1,43 @@
+"""An event that is kept, as it was when it was routed; and what it says, opened."""
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from services.chassis.envelope import Unsealable
+from services.executor.events import accepting
+from services.executor.events.accepting import Event
+from services.executor.registry.credentials import Secrets
+from services.executor.store.event_pages import Noted
+from services.executor.store.events import Kept
+from services.executor.store.projected import ProjectedObject
+
+
+async def opened(secrets: Secrets, kept: Kept) -> Kept | None:
+    """What an event says, in the clear; None: it does not open any more. Raises Unavailable."""
+    try:
+        sealed_by = kept.data_key_id
+        key = await secrets.lease_key(kept.tenant_id, sealed_by) if sealed_by else None
+        return accepting.opened(kept, key)
+    except Unsealable:
+        return None
+
+
+def retold(noted: Noted, said: Kept, endpoints: Mapping[UUID, ProjectedObject]) -> Event:
+    """The event, by what it says in the clear; `endpoints` are those there are now, by id."""
+    whence = endpoints.get(noted.endpoint_id)
+    return accepting.event_of(said, noted.type, whence, noted.delivery_key)
+
+
+def source_of(noted: Noted, event: Event) -> str | None:
+    """The name of the endpoint it came by, empty for what was published.
+
+    None where that endpoint has gone, so that nobody is subscribed to it.
+    """
+    if noted.endpoint_id == accepting.PUBLISHED:
+        return ""
+    return None if event.endpoint is None else event.endpoint.name
+
+
+def is_subscribed(subscription: ProjectedObject, source: str | None) -> bool:
+    """Whether a subscription is to events of a source."""
+    return (subscription.spec.get("endpoint") or "") == source

@@ -1,0 +1,419 @@
+"""SubscribeEvents and AcknowledgeEvents: what consumers are told, alone and in groups."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import grpc
+import psycopg
+import pytest
+from tenon.executor.v1 import event_service_pb2 as pb
+
+from services.chassis.database import Database
+from services.chassis.errors import PermissionDenied
+from services.chassis.status import from_rpc_error
+from services.executor.events import accepting, consuming
+from services.executor.events.accepting import PUBLISHED, Event
+from services.executor.store import positions
+from tests.integration.executor.delivery_bench import DeliveryBench, delivery_bench, subscription
+from tests.integration.executor.event_calls import PARENT, EventCalls, event_calls, uid_of
+
+Admin = psycopg.AsyncConnection[Any]
+OLDEST = pb.SubscribeEventsRequest.START_OLDEST
+NEWEST = pb.SubscribeEventsRequest.START_NEWEST
+
+
+@pytest.fixture
+async def out(
+    executor_database: Database, tenant_ids: tuple[UUID, UUID]
+) -> AsyncIterator[DeliveryBench]:
+    async with delivery_bench(executor_database, tenant_ids[0]) as made:
+        # Nobody is subscribed: consumers need no subscription.
+        await made.want(subscription("none", is_active=False))
+        yield made
+
+
+@pytest.fixture
+async def calls(out: DeliveryBench) -> AsyncIterator[EventCalls]:
+    async with event_calls(out) as made:
+        yield made
+
+
+class Consumer:
+    """One that reads as soon as it is told."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self.told: list[pb.SubscribeEventsResponse] = []
+        self.ended: grpc.aio.AioRpcError | None = None
+        self._task = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        try:
+            async for each in self.call:
+                self.told.append(each)
+        except grpc.aio.AioRpcError as error:
+            self.ended = error
+        except asyncio.CancelledError:
+            pass
+
+    @property
+    def events(self) -> list[UUID]:
+        return [uid_of(each.event) for each in self.told if each.HasField("event")]
+
+    def position_of(self, event_id: UUID) -> str:
+        return next(
+            each.position
+            for each in self.told
+            if each.HasField("event") and uid_of(each.event) == event_id
+        )
+
+    async def until(self, holds: Callable[[], bool], within_s: float = 8.0) -> None:
+        deadline = time.monotonic() + within_s
+        while not holds():
+            assert time.monotonic() < deadline, (self.events, self.ended)
+            await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        self.call.cancel()
+        await asyncio.wait([self._task])
+
+    async def end(self) -> None:
+        """Wait until the server has ended the stream."""
+        await asyncio.wait_for(asyncio.shield(self._task), 5)
+
+
+@asynccontextmanager
+async def consumer(calls: EventCalls, **said: Any) -> AsyncIterator[Consumer]:
+    start: dict[str, Any] = {} if said.keys() & {"start", "position"} else {"start": OLDEST}
+    request = pb.SubscribeEventsRequest(parent=PARENT, **start, **said)
+    made = Consumer(calls.stub.SubscribeEvents(request))
+    try:
+        yield made
+    finally:
+        await made.stop()
+
+
+async def acknowledge(calls: EventCalls, position: str, **said: Any) -> str:
+    request = pb.AcknowledgeEventsRequest(
+        parent=PARENT, **{"group": "billing", "position": position, **said}
+    )
+    return (await calls.stub.AcknowledgeEvents(request)).position
+
+
+async def holder_of(admin: Admin) -> Any:
+    (row,) = await (await admin.execute("SELECT claim_id FROM executor.consumer_groups")).fetchall()
+    return row[0]
+
+
+async def test_a_consumer_is_told_what_was_there_and_then_what_comes_as_it_came(
+    out: DeliveryBench, calls: EventCalls
+) -> None:
+    before = [await out.publish(payload={"n": n}) for n in range(3)]
+    async with consumer(calls) as one, consumer(calls, start=NEWEST) as late:
+        await one.until(lambda: len(one.told) == 3)
+        began = time.monotonic()
+        after = await out.publish("user.left", {"n": 3})
+        await one.until(lambda: len(one.told) == 4)
+        assert time.monotonic() - began < 0.5
+        assert one.events == [*before, after]
+        await late.until(lambda: after in late.events)
+        last = one.told[-1].event
+        assert (last.type, last.body, last.endpoint_uid) == ("user.left", b'{"n":3}', "")
+        assert last.key and last.HasField("receive_time")
+        async with consumer(calls, position=one.position_of(before[1])) as again:
+            await again.until(lambda: len(again.told) == 2)
+            assert again.events == [before[2], after]
+        calls.arrivals.close()
+        await one.end()
+        assert one.ended is None
+
+
+async def test_what_commits_late_is_told_and_nothing_that_came_after_it_before(
+    out: DeliveryBench, calls: EventCalls
+) -> None:
+    first = await out.publish()
+    late = Event(out.tenant_id, None, "late", "k", {}, None, b"null")
+    drafted = accepting.draft(late, [], out.keys.key)
+    async with consumer(calls) as one:
+        async with out.database.tenant(out.tenant_id) as tx:
+            await accepting.accept(tx, [drafted])
+            # Its id is older, its transaction ends later.
+            second = await out.publish()
+            async with consumer(calls) as two:
+                await two.until(lambda: len(two.told) == 1)
+                newest = await out.publish()
+                await asyncio.sleep(0.1)
+                assert one.events == two.events == [first]
+        await one.until(lambda: len(one.told) == 4)
+        assert one.events == [first, late.id, second, newest]
+
+
+async def test_types_and_a_condition_choose_and_the_position_goes_on_over_the_rest(
+    out: DeliveryBench, calls: EventCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consuming, "SIGN_S", 0.05)
+    said = [
+        ("invoice.paid", {"total": 7}),
+        ("invoice.paid", {"total": 1}),
+        ("invoice.paid", {}),
+        ("user.left", {"total": 9}),
+        ("invoice", {"total": 8}),
+        ("user.left", {"total": 9}),
+    ]
+    ids = [await out.publish(*each) for each in said]
+    condition = "event.payload.total > 5"
+    async with consumer(calls, types=["invoice.*"], filter=condition) as one:
+        await one.until(lambda: len(one.told) > 2)
+        assert one.events == [ids[0], ids[4]]
+        sign = one.told[2]
+        assert not sign.HasField("event")
+        async with consumer(calls, position=sign.position) as rest:
+            last = await out.publish()
+            await rest.until(lambda: bool(rest.events))
+            assert rest.events == [last]
+
+
+async def test_of_a_group_one_is_told_and_the_next_goes_on_from_what_is_acknowledged(
+    out: DeliveryBench, calls: EventCalls
+) -> None:
+    ids = [await out.publish() for _ in range(4)]
+    async with consumer(calls, group="billing") as one:
+        await one.until(lambda: len(one.told) == 4)
+        async with consumer(calls, group="billing") as two:
+            position = one.position_of(ids[1])
+            assert await acknowledge(calls, position) == position
+            await asyncio.sleep(0.1)
+            assert two.told == []
+            await one.stop()
+            await two.until(lambda: len(two.told) == 2)
+            ids.append(await out.publish())
+            await two.until(lambda: len(two.told) == 3)
+            assert two.events == ids[2:]
+    # Of two groups each has its own position.
+    async with consumer(calls, group="ledger") as other:
+        await other.until(lambda: other.events == ids)
+
+
+async def test_who_is_stuck_loses_its_turn_and_takes_it_again_from_what_is_acknowledged(
+    out: DeliveryBench, calls: EventCalls, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [await out.publish()]
+    monkeypatch.setattr(consuming, "KEEP_S", 60.0)
+    async with consumer(calls, group="billing") as one:
+        await one.until(lambda: len(one.told) == 1)
+        async with consumer(calls, group="billing") as two:
+            first = await holder_of(admin)
+            await admin.execute("UPDATE executor.consumer_groups SET lease_until = now()")
+            await two.until(lambda: len(two.told) == 1)
+            assert await holder_of(admin) != first
+            await acknowledge(calls, two.position_of(ids[0]))
+            monkeypatch.setattr(consuming, "KEEP_S", 0.0)
+            await asyncio.sleep(0.1)
+            ids.append(await out.publish())
+            await two.until(lambda: two.events == ids)
+        await one.until(lambda: len(one.told) >= 2)
+        assert one.events[1:] == [ids[1]] or one.events[1:] == [ids[1], ids[1]]
+
+
+async def test_who_acknowledges_keeps_its_turn_and_who_leaves_gives_it_back(
+    out: DeliveryBench, calls: EventCalls, admin: Admin
+) -> None:
+    await out.publish()
+    async with consumer(calls, group="billing") as one:
+        await one.until(lambda: len(one.told) == 1)
+        await admin.execute("UPDATE executor.consumer_groups SET lease_until = now()")
+        await acknowledge(calls, one.told[0].position)
+        left = "SELECT lease_until > now() + interval '25 s' FROM executor.consumer_groups"
+        assert await (await admin.execute(left)).fetchall() == [(True,)]
+    deadline = time.monotonic() + 5
+    while await holder_of(admin) is not None:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def test_a_group_goes_back_only_where_it_is_told_to(
+    out: DeliveryBench, calls: EventCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consuming, "KEEP_S", 0.0)
+    ids = [await out.publish() for _ in range(3)]
+    async with consumer(calls, group="billing") as one:
+        await one.until(lambda: len(one.told) == 3)
+        first, last = one.position_of(ids[0]), one.position_of(ids[2])
+        assert await acknowledge(calls, last) == last
+        assert await acknowledge(calls, first) == last
+        assert await acknowledge(calls, first, reset=True) == first
+        # Whoever reads begins there anew.
+        await out.publish()
+        await one.until(lambda: one.events[3:5] == ids[1:])
+
+
+async def test_only_what_was_told_can_be_acknowledged(
+    out: DeliveryBench, calls: EventCalls
+) -> None:
+    await out.publish()
+    async with consumer(calls, group="billing") as one:
+        await one.until(lambda: len(one.told) == 1)
+    server, xid, event = one.told[0].position.split(".")
+    wrong = {
+        f"{server}.{int(xid) + 10**9}.{event}": "INVALID_ARGUMENT",
+        f"{server}.{xid}": "INVALID_ARGUMENT",
+        "": "INVALID_ARGUMENT",
+        f"{server}.{2**64}.{event}": "INVALID_ARGUMENT",
+        f"{int(server, 16) ^ 1:x}.{xid}.{event}": "OUT_OF_RANGE",
+    }
+    for position, code in wrong.items():
+        for reset in (False, True):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await acknowledge(calls, position, reset=reset)
+            assert refused.value.code().name == code
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await acknowledge(calls, one.told[0].position, group="absent")
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert await acknowledge(calls, one.told[0].position) == one.told[0].position
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ({"filter": "event.absent == 1"}, "INVALID_ARGUMENT"),
+        ({"filter": "event.payload ==", "group": "g"}, "INVALID_ARGUMENT"),
+        ({"types": [""]}, "INVALID_ARGUMENT"),
+        ({"types": ["a"] * 101}, "INVALID_ARGUMENT"),
+        ({"group": "No Slug"}, "INVALID_ARGUMENT"),
+        ({"position": ""}, "INVALID_ARGUMENT"),
+        ({"position": "x"}, "INVALID_ARGUMENT"),
+        ({"position": f"1.5.{'0' * 32}"}, "OUT_OF_RANGE"),
+        ({"start": 9}, "INVALID_ARGUMENT"),
+    ],
+)
+async def test_wrong_words_are_refused(said: dict[str, Any], code: str, calls: EventCalls) -> None:
+    async with consumer(calls, **said) as one:
+        await one.end()
+        assert one.ended is not None and one.ended.code().name == code
+        assert one.told == []
+
+
+async def test_what_does_not_open_is_told_as_such(out: DeliveryBench, calls: EventCalls) -> None:
+    gone = await out.publish()
+    out.keys.replace_key()
+    out.keys.retired = {}
+    there = await out.publish()
+    async with consumer(calls) as one, consumer(calls, filter="event.type != ''") as choosy:
+        await one.until(lambda: len(one.told) == 2)
+        assert one.events == [gone, there]
+        assert [each.unreadable for each in one.told] == [True, False]
+        assert not one.told[0].event.body and one.told[0].event.type == "invoice.paid"
+        await choosy.until(lambda: choosy.events == [there])
+
+
+async def test_another_tenants_events_and_groups_are_not_there(
+    out: DeliveryBench, calls: EventCalls, tenant_ids: tuple[UUID, UUID]
+) -> None:
+    await out.publish()
+    async with consumer(calls, group="billing") as one:
+        await one.until(lambda: len(one.told) == 1)
+        out.tenant_id = tenant_ids[1]
+        async with consumer(calls, group="theirs") as other:
+            mine = await out.publish()
+            await other.until(lambda: bool(other.told))
+            assert other.events == [mine]
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await acknowledge(calls, one.told[0].position)
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_who_may_no_longer_is_told_no_more(out: DeliveryBench, calls: EventCalls) -> None:
+    await out.publish()
+    async with consumer(calls) as one:
+        await one.until(lambda: len(one.told) == 1)
+        calls.barred.append(PermissionDenied("no longer"))
+        await one.end()
+        assert one.ended is not None
+        assert one.ended.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_tenant_has_so_many_consumers_and_no_more(
+    out: DeliveryBench, calls: EventCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consuming, "MOST_OF_TENANT", 2)
+    await out.publish()
+    async with consumer(calls, group="a") as one, consumer(calls, group="b") as two:
+        await one.until(lambda: bool(one.told and two.told))
+        async with consumer(calls) as third:
+            await third.end()
+            assert third.ended is not None
+            assert from_rpc_error(third.ended).code == "CONSUMERS_EXHAUSTED"
+
+
+async def test_a_tenant_has_so_many_groups_and_no_more(
+    out: DeliveryBench, calls: EventCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consuming, "MOST_GROUPS", 1)
+    await out.publish()
+    async with consumer(calls, group="a") as one:
+        await one.until(lambda: bool(one.told))
+        async with consumer(calls, group="b") as two:
+            await two.end()
+            assert two.ended is not None
+            assert from_rpc_error(two.ended).code == "GROUPS_EXHAUSTED"
+    # The group that is there goes on.
+    async with consumer(calls, group="a") as again:
+        await again.until(lambda: bool(again.told))
+
+
+async def test_consumers_that_wait_look_together(out: DeliveryBench, calls: EventCalls) -> None:
+    ids = [await out.publish()]
+    made = [Consumer(calls.stub.SubscribeEvents(pb.SubscribeEventsRequest(parent=PARENT, start=OLDEST))) for _ in range(20)]  # fmt: skip
+    for each in made:
+        await each.until(lambda each=each: each.events == ids)  # type: ignore[misc]
+    asked = out.database.pools()["tenant"].requests
+    await asyncio.sleep(0.4)
+    # At one look in 20 ms; by themselves they would have asked twenty times as often.
+    assert out.database.pools()["tenant"].requests - asked <= 25
+    ids.append(await out.publish())
+    for each in made:
+        await each.until(lambda each=each: each.events == ids)  # type: ignore[misc]
+        await each.stop()
+
+
+async def test_a_page_holds_no_more_than_fits_and_one_event_at_least(
+    out: DeliveryBench, calls: EventCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(positions, "LARGEST", 100)
+    ids = [await out.publish(payload="x" * size) for size in (10, 60, 400, 10, 10)]
+    async with consumer(calls) as one:
+        await one.until(lambda: len(one.told) == 5)
+        assert one.events == ids
+    page = await positions.after(out.database, out.tenant_id, positions.OLDEST)
+    assert [each.noted.id for each in page] == ids[: len(page)] and len(page) < 5
+
+
+async def test_positions_are_found_by_their_index(
+    out: DeliveryBench, admin: Admin, executor_conninfos: Any
+) -> None:
+    await admin.execute(
+        "INSERT INTO executor.events (tenant_id, id, endpoint_id, type, delivery_key, headers, body)"
+        " SELECT %s, executor.uuid7_floor(date_trunc('month', now())::date), %s, 't', 'k', '{}', ''",
+        [out.tenant_id, PUBLISHED],
+    )
+    sql = positions.AFTER.sql
+    given = {"tenant_id": out.tenant_id, "xid": "5", "after": UUID(int=0), "size": 1, "largest": 1}
+    async with await psycopg.AsyncConnection.connect(
+        executor_conninfos[0].reveal_text(),
+        cursor_factory=psycopg.AsyncRawCursor,
+        autocommit=True,
+    ) as mine:
+        await mine.execute("SET enable_seqscan = off")
+        await mine.execute(
+            "SELECT set_config('app.current_tenant_id', $1, false)", [str(out.tenant_id)]
+        )
+        rows = await mine.execute(f"EXPLAIN {sql}", positions.AFTER.bind(given))
+        plan = "\n".join(row[0] for row in await rows.fetchall())
+    # Under the policy as well: what compares positions leaks nothing.
+    conditions = [line for line in plan.splitlines() if "Index Cond" in line]
+    assert conditions and all("xid" in line for line in conditions), plan
+    assert "Sort  (" not in plan
