@@ -5,6 +5,7 @@ from typing import Final
 from migrations.registry.versions import r0001_wanted_state as first
 from migrations.registry.versions import r0002_credentials as second
 from migrations.registry.versions import r0003_endpoints_out as third
+from migrations.registry.versions import r0007_event_types as seventh
 
 NEEDS_REASON: Final = first.NEEDS_REASON
 GRANTED: Final[dict[str, tuple[str, ...]]] = {

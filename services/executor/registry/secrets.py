@@ -42,6 +42,8 @@ class RegistrySecrets:
         self._uses = uses
         self._resolved: Cache[tuple[UUID, str, int], Resolved] = Cache(KEEPING, clock)
         self._refreshed: Cache[tuple[UUID, str, int], None] = Cache(REFRESHES, clock)
+        # The version that was refreshed, until the one after it is resolved.
+        self._past: dict[tuple[UUID, str], int] = {}
         self._keys: Cache[tuple[UUID, UUID | None], LeasedKey] = Cache(KEEPING, clock)
 
     async def resolve(self, tenant_id: UUID, name: str, version: int) -> Resolved:
@@ -85,8 +87,12 @@ class RegistrySecrets:
             self._keys.drop(lambda key, _: tenant_id in {None, key[0]})
 
     async def _resolve(self, tenant_id: UUID, name: str) -> tuple[Resolved, float]:
-        request = pb2.ResolveCredentialRequest(name=_path(tenant_id, name))
+        place = (tenant_id, name)
+        request = pb2.ResolveCredentialRequest(
+            name=_path(tenant_id, name), newer_than=self._past.get(place, 0)
+        )
         answer = await asked(self._credentials.ResolveCredential(request, timeout=CALL_S))
+        self._past.pop(place, None)
         found = Resolved(
             credential_id=UUID(answer.uid),
             type=answer.type,
@@ -100,6 +106,7 @@ class RegistrySecrets:
     async def _refresh(self, tenant_id: UUID, name: str, version: int) -> tuple[None, float]:
         request = pb2.RefreshCredentialRequest(name=_path(tenant_id, name), version=version)
         await asked(self._credentials.RefreshCredential(request, timeout=REFRESH_S))
+        self._past[tenant_id, name] = version
         self._resolved.drop(lambda key, _: key[:2] == (tenant_id, name))
         return None, REFRESHES.fresh_s
 

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -72,9 +73,17 @@ class Resolving:
         # current one again.
         self._newest: OrderedDict[tuple[UUID, str], tuple[UUID, int]] = OrderedDict()
 
-    async def resolve(self, tenant_id: UUID, name: str) -> Resolved:
-        """The current values of a credential. Raises NotFound, Unresolvable or Unavailable."""
-        return await self._known.get((tenant_id, name), lambda: self._load(tenant_id, name))
+    async def resolve(self, tenant_id: UUID, name: str, newer_than: int = 0) -> Resolved:
+        """The current values of a credential. Raises NotFound, Unresolvable or Unavailable.
+
+        `newer_than` is a version that is known to be past: word of that may not have come here yet.
+        """
+        place, load = (tenant_id, name), partial(self._load, tenant_id, name)
+        found = await self._known.get(place, load)
+        if found.version <= newer_than:
+            self._known.drop(lambda key, _: key == place)
+            found = await self._known.get(place, load)
+        return found
 
     def forget(self, told: Invalidation) -> None:
         """Drop what no longer holds."""

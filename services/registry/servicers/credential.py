@@ -132,7 +132,8 @@ class CredentialServicer:
     ) -> pb2.ResolveCredentialResponse:
         """The current values, for the executor's memory."""
         _, name = parse_name(request.name, messages.CREDENTIALS)
-        return messages.resolved_message(await self._resolving.resolve(call.inside(), name))
+        found = await self._resolving.resolve(call.inside(), name, request.newer_than)
+        return messages.resolved_message(found)
 
     async def ReportCredentialUse(
         self, request: pb2.ReportCredentialUseRequest, call: Call

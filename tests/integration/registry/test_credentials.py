@@ -11,8 +11,11 @@ from tenon.registry.v1 import wanted_pb2
 
 from services.chassis import errors
 from services.providers.auth import CREDENTIAL_TYPES
+from services.registry.credentials.resolving import Resolving
+from services.registry.credentials.sealing import Sealing
+from services.registry.credentials.tampering import Tampering
 from services.registry.keys.holding import WrongKeyError
-from services.registry.main import open_vault
+from services.registry.main import open_log, open_vault
 from tests.integration.registry import documents
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.conftest import Calls
@@ -34,6 +37,25 @@ async def test_the_executor_gets_the_values_back(executor: Caller, registry: Reg
     assert by_id == answer
     with refused(errors.NotFound):
         await resolve(executor, "nothing")
+
+
+@pytest.mark.usefixtures("executor")
+async def test_what_is_remembered_of_a_version_that_is_past_is_no_answer(
+    owner: Caller, registry: Registry
+) -> None:
+    log = open_log(registry.vault)
+    # Nobody tells it of changes: as in the moment before word of one comes.
+    refreshing: Any = None
+    resolving = Resolving(
+        registry.database, Sealing(registry.vault), refreshing, Tampering(registry.database, log)
+    )
+    place = (await registry.tenant_id("acme"), "token")
+    assert (await resolving.resolve(*place)).version == 1
+    await rotate(owner, values={"token": b"second"})
+    assert (await resolving.resolve(*place)).version == 1
+    assert (await resolving.resolve(*place, newer_than=1)).version == 2
+    # There is no newer one: it is what it is.
+    assert (await resolving.resolve(*place, newer_than=2)).version == 2
 
 
 async def test_binary_values_survive(executor: Caller, owner: Caller) -> None:

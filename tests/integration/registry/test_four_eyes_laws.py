@@ -53,7 +53,7 @@ class World:
         four_eyes = resource("review_policy", "four-eyes", min_risk="MEDIUM", approvals=NEEDED)
         await self.owner.apply(self.slug, [*acme(self.slug), four_eyes])
 
-    async def guarded(self) -> object:
+    async def guarded(self) -> tuple[str, bytes]:
         """What may not change without approval: the address, and the policy."""
         found = await self.owner.snapshot(self.slug)
         policy = found["review_policy", "four-eyes"].resource.review_policy
@@ -114,6 +114,7 @@ async def callers(calling: Calls) -> list[Caller]:
 @example(steps=[("submit", 0, 1), ("approve", 1, 0), ("approve", 2, 0)])
 @example(steps=[("loosen", 0, 1), ("approve", 0, 0), ("approve", 4, 0), ("approve", 1, 0)])
 @example(steps=[("submit", 4, 1), ("approve", 0, 0), ("harmless", 0, 1), ("approve", 1, 0)])
+@example(steps=[("loosen", 2, 1), ("approve", 0, 0), ("approve", 1, 0), ("submit", 0, 1)])
 async def test_only_the_approvals_of_others_change_what_a_policy_guards(
     registry: Registry, owner: Caller, callers: list[Caller], steps: list[Step]
 ) -> None:
@@ -128,6 +129,9 @@ async def test_only_the_approvals_of_others_change_what_a_policy_guards(
         if after != before:
             people = world.approvers.get(approved, set()) - {world.author.get(approved)}
             assert len(people - {PEOPLE}) >= NEEDED, step
+            if after[1] != before[1]:
+                # Rightly loosened, the policy asks for less from here on.
+                return
         before = after
 
 

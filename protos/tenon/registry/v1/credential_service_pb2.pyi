@@ -761,16 +761,20 @@ class ResolveCredentialRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    NEWER_THAN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{slug}/credentials/{name}`; the slug may be the tenant's id."""
+    newer_than: _builtins.int
+    """A version that no longer serves: what is remembered of it, or of an older one, is no answer."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        newer_than: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "newer_than", b"newer_than"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
