@@ -264,6 +264,7 @@ DELIVERIES = Table(
     _column("sealed_body", LargeBinary, nullable=True),
     _column("created_at", TIME),
     _column("ended_at", TIME, nullable=True),
+    _column("order_key", Text),
 )
 
 DELIVERY_ATTEMPTS = Table(

@@ -45,6 +45,7 @@ def started(
         payload_hash=hashlib.sha256(body).digest(),
         data_key_id=key.data_key_id if key is not None else None,
         sealed_body=sealed,
+        order_key=order,
     )
     return Started(work(delivery_id, endpoint, order), [store.adding(new)])
 

@@ -38,7 +38,7 @@ _THE = and_(
 )
 _NEW = (
     *("tenant_id", "id", "event_id", "event_type", "endpoint_id", "endpoint", "subscription"),
-    *("state", "payload_hash", "data_key_id", "sealed_body"),
+    *("state", "payload_hash", "data_key_id", "sealed_body", "order_key"),
 )
 _TAKEN = ("id", "event_type", "attempts", "ended_at", "data_key_id", "sealed_body")
 _KEPT = tuple(each.name for each in fields(Kept))
@@ -118,7 +118,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class NewDelivery:
-    """One event for one endpoint; `sealed_body` is delivered instead of the event's own body."""
+    """One event for one endpoint; `sealed_body` is delivered instead of the event's own body.
+
+    `order_key`: with what it keeps its order, empty where it keeps none by key.
+    """
 
     tenant_id: UUID
     id: UUID
@@ -130,6 +133,7 @@ class NewDelivery:
     payload_hash: bytes
     data_key_id: UUID | None = None
     sealed_body: bytes | None = field(default=None, repr=False)
+    order_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
