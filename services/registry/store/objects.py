@@ -62,7 +62,7 @@ STORED: Mapping[str, Stored] = {
         (
             *("type", "description", "environment", "provider", "key_type", "grant", "scopes"),
             *("expires", "allowed_endpoints", "allowed_ranges", "rotation", "config"),
-            *("provider_metadata", "notes"),
+            *("provider_metadata", "notes", "generate"),
         ),
         (
             Reference("venue", "venue_id", "Venue"),
@@ -111,7 +111,10 @@ STORED: Mapping[str, Stored] = {
     "WebhookEndpoint": Stored(
         t.webhook_endpoints,
         "endpoint_id",
-        ("direction", "is_active", "auth", "auth_header", "url", "headers", "delivery"),
+        (
+            *("direction", "is_active", "auth", "auth_header", "url", "headers", "delivery"),
+            "redact",
+        ),
         (
             Reference("integration", "integration_id", "Integration"),
             Reference("secret", "secret_id", "Credential"),

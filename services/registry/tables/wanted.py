@@ -45,6 +45,7 @@ webhook_endpoints = wanted(
     id_("credential_id", nullable=True),
     *map(text, ("auth_header", "url")),
     *(Column(name, JSONB, nullable=False) for name in ("headers", "delivery")),
+    Column("redact", ARRAY(Text), nullable=False),
 )
 
 subscriptions = wanted(

@@ -1,10 +1,11 @@
 """Whether endpoints make sense, and what is routed to them: pure."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from services.chassis.egress_requests import OWNED_HEADERS
+from services.chassis.jsonpath import JsonPath, JsonPathError
 from services.providers.catalog import Catalog
 from services.providers.urls import base_url_problem
 from services.registry.wanted.objects import Complete, Key
@@ -25,8 +26,11 @@ SHOWN: Final[Mapping[str, frozenset[str]]] = {
     "BASIC": frozenset({"basic"}),
     "CUSTOM": frozenset({"api_key", "bearer"}),
     "OAUTH2": frozenset({"oauth2"}),
+    "MTLS": frozenset({"client_certificate"}),
 }
 """The types of credential that each way of proving who one is takes."""
+OUTWARD: Final = frozenset({"OAUTH2", "MTLS"})
+"""What senders of webhooks to us do not have."""
 LONGEST_TIMEOUT_S: Final = 30.0
 LONGEST_WAIT_S: Final = 7 * 86_400.0
 MOST_AT_ONCE: Final = 1000
@@ -43,6 +47,7 @@ def check_endpoint(one: Complete, known: Known, catalog: Catalog) -> Found:
     if secret is not None and secret.spec()["type"] != "webhook_secret":
         yield "spec.secret", "must be a Credential of type webhook_secret"
     yield from _auth(spec, known)
+    yield from _redaction(spec["redact"])
     yield from (_inbound if spec["direction"] == INBOUND else _outbound)(spec, known, catalog)
 
 
@@ -57,6 +62,14 @@ def check_routes(one: Complete, known: Known) -> Found:
             yield f"spec.{field}", f"must be a WebhookEndpoint of direction {way}"
     if spec["transform"] and not spec["deliver_to"]:
         yield "spec.transform", "is for what is delivered; a connector's steps have templates"
+
+
+def _redaction(paths: Sequence[str]) -> Found:
+    for index, text in enumerate(paths):
+        try:
+            JsonPath.of_place(text)
+        except JsonPathError as error:
+            yield f"spec.redact[{index}]", error.message
 
 
 def _auth(spec: Mapping[str, Any], known: Known) -> Found:
@@ -83,8 +96,8 @@ def _inbound(spec: Mapping[str, Any], known: Known, catalog: Catalog) -> Found:
     for field in ("url", "headers"):
         if spec[field]:
             yield f"spec.{field}", "is for endpoints of direction OUTBOUND"
-    if spec["auth"] == "OAUTH2":
-        yield "spec.auth", "OAUTH2 is for endpoints of direction OUTBOUND"
+    if spec["auth"] in OUTWARD:
+        yield "spec.auth", f"{spec['auth']} is for endpoints of direction OUTBOUND"
     if spec["auth"] in NEEDING_SECRET and not spec["secret"]:
         yield "spec.secret", f"is required: {NEEDING_SECRET[spec['auth']]}"
     elif spec["secret"] and spec["auth"] not in NEEDING_SECRET:
@@ -103,6 +116,8 @@ def _outbound(spec: Mapping[str, Any], _known: Known, _catalog: Catalog) -> Foun
         yield "spec.url", "is required: where events are sent"
     elif problem := base_url_problem(spec["url"].partition("?")[0]):
         yield "spec.url", problem
+    elif spec["auth"] == "MTLS" and not spec["url"].lower().startswith("https://"):
+        yield "spec.url", "must be https where auth is MTLS: a certificate is shown in TLS"
     if not spec["secret"]:
         yield "spec.secret", "is required: what deliveries are signed with"
     for name, value in spec["headers"].items():

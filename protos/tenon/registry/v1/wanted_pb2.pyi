@@ -516,6 +516,7 @@ class CredentialSpec(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     PROVIDER_METADATA_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    GENERATE_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """What it is made of; decides which values it needs."""
     description: _builtins.str
@@ -536,6 +537,8 @@ class CredentialSpec(_message.Message):
     """When the provider lets it end (RFC 3339)."""
     notes: _builtins.str
     """What people note about it."""
+    generate: _builtins.str
+    """Of a `webhook_secret` without values: what Tenon makes."""
     @_builtins.property
     def values(self) -> _containers.MessageMap[_builtins.str, Global___SecretValue]:
         """The secret parts by name, such as `token`; of `oauth2` none is needed, since the provider gives
@@ -586,10 +589,11 @@ class CredentialSpec(_message.Message):
         config: _struct_pb2.Struct | None = ...,
         provider_metadata: _struct_pb2.Struct | None = ...,
         notes: _builtins.str = ...,
+        generate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "provider_metadata", b"provider_metadata", "rotation", b"rotation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_endpoints", b"allowed_endpoints", "allowed_ranges", b"allowed_ranges", "app", b"app", "config", b"config", "description", b"description", "environment", b"environment", "expires", b"expires", "grant", b"grant", "key_type", b"key_type", "notes", b"notes", "provider", b"provider", "provider_metadata", b"provider_metadata", "rotation", b"rotation", "scopes", b"scopes", "type", b"type", "values", b"values", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_endpoints", b"allowed_endpoints", "allowed_ranges", b"allowed_ranges", "app", b"app", "config", b"config", "description", b"description", "environment", b"environment", "expires", b"expires", "generate", b"generate", "grant", b"grant", "key_type", b"key_type", "notes", b"notes", "provider", b"provider", "provider_metadata", b"provider_metadata", "rotation", b"rotation", "scopes", b"scopes", "type", b"type", "values", b"values", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1110,6 +1114,7 @@ class WebhookEndpointSpec(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
+    REDACT_FIELD_NUMBER: _builtins.int
     direction: _builtins.str
     """Which way the events go."""
     integration: _builtins.str
@@ -1121,7 +1126,7 @@ class WebhookEndpointSpec(_message.Message):
     auth: _builtins.str
     """How the sender proves who it is. NONE is said, never the default."""
     credential: _builtins.str
-    """What is shown for BEARER, API_KEY, BASIC, CUSTOM and OAUTH2, or what must be shown."""
+    """What is shown for BEARER, API_KEY, BASIC, CUSTOM, OAUTH2 and MTLS, or what must be shown."""
     auth_header: _builtins.str
     """The header of API_KEY and CUSTOM."""
     url: _builtins.str
@@ -1133,6 +1138,12 @@ class WebhookEndpointSpec(_message.Message):
     @_builtins.property
     def delivery(self) -> Global___DeliveryPolicy:
         """Of an outbound one: how deliveries take their turns and are tried again."""
+
+    @_builtins.property
+    def redact(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What people are not shown: of events that came by an inbound one, and of answers to an outbound
+        one. What is stored and sent again stays exact.
+        """
 
     def __init__(
         self,
@@ -1147,10 +1158,11 @@ class WebhookEndpointSpec(_message.Message):
         url: _builtins.str = ...,
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         delivery: Global___DeliveryPolicy | None = ...,
+        redact: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "delivery", b"delivery", "is_active", b"is_active"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "auth", b"auth", "auth_header", b"auth_header", "credential", b"credential", "delivery", b"delivery", "direction", b"direction", "headers", b"headers", "integration", b"integration", "is_active", b"is_active", "secret", b"secret", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "auth", b"auth", "auth_header", b"auth_header", "credential", b"credential", "delivery", b"delivery", "direction", b"direction", "headers", b"headers", "integration", b"integration", "is_active", b"is_active", "redact", b"redact", "secret", b"secret", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
     _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015
