@@ -9,7 +9,7 @@ and the state says `sending`.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
@@ -29,6 +29,7 @@ from services.executor.deliveries.verdicts import Verdict
 from services.executor.engine.work import Claimed, Done, Failed, Later, Notes, Outcome, Why
 from services.executor.events import accepting
 from services.executor.executions.masking import sentence
+from services.executor.redacting import rules_of, shown
 from services.executor.registry.credentials import Resolved, Secrets
 from services.executor.sealing import Row, opened_bytes
 from services.executor.store import deliveries as store
@@ -131,8 +132,15 @@ class Sending:
         spec, known = prepared.endpoint.spec, prepared.credential
         credential = Credential(known.type, known.values, known.only) if known else Credential()
         try:
+            identity = requests.identity_of(prepared.endpoint, known)
             request = requests.request_of(
-                spec, claimed.target_id, prepared.body, prepared.secrets, credential, self._now()
+                spec,
+                claimed.target_id,
+                prepared.body,
+                prepared.secrets,
+                credential,
+                self._now(),
+                identity,
             )
             timeout_s = seconds(spec["delivery"]["timeout"])
             answer = await self._egress.send(request, timeout_s=timeout_s)
@@ -142,7 +150,8 @@ class Sending:
             return Verdict("again", reason=error.code)
         verdict = verdicts.answered(answer, self._now())
         hidden = [*prepared.secrets, *(known.values.values() if known else ())]
-        return verdicts.with_head(verdict, sentence(verdict.head, hidden, verdicts.HEAD_BYTES))
+        head = verdicts.head_of(await _shown(answer.body, rules_of(spec)))
+        return verdicts.with_head(verdict, sentence(head, hidden, verdicts.HEAD_BYTES))
 
     async def _seen(self, claimed: Claimed, sending: Any) -> Verdict:
         """The verdict of a call; one that lasts is seen under way. Raises ClaimLost."""
@@ -208,6 +217,11 @@ class Sending:
     def _ended(self, claimed: Claimed, state: str, reason: str) -> Done:
         ending = store.ending(claimed.tenant_id, claimed.target_id, state, reason)
         return Done(record=[ending])
+
+
+async def _shown(body: bytes, rules: Sequence[str]) -> bytes:
+    """What may be kept of an answer; looked through beside the loop, since it may be long."""
+    return await asyncio.to_thread(shown, body, rules) if rules else body
 
 
 def _pausing(claimed: Claimed) -> Bound:

@@ -1,6 +1,7 @@
 """Events as people look at them: page by page, and one as it came."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from services.chassis import pages
@@ -8,6 +9,7 @@ from services.chassis.database import Database
 from services.chassis.envelope import Unsealable
 from services.chassis.errors import FailedPrecondition, NotFound
 from services.executor.events import accepting
+from services.executor.redacting import rules_of, shown
 from services.executor.registry.credentials import Secrets
 from services.executor.store import event_pages as store
 from services.executor.store.event_pages import Noted
@@ -35,10 +37,11 @@ class EventPage:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An event in the clear."""
+    """An event in the clear; `shown` is what people may see of its body."""
 
     noted: Noted
     said: Kept
+    shown: bytes = field(repr=False)
 
 
 class EventLog:
@@ -59,16 +62,21 @@ class EventLog:
         return EventPage(tuple(found[:size]), token)
 
     async def get(self, tenant_id: UUID, event_id: UUID) -> Seen:
-        """An event as it came. Raises NotFound, or FailedPrecondition where it does not open."""
-        noted, kept = await store.get(self._database, tenant_id, event_id)
+        """An event as it came, and as the endpoint it came by lets people see it now.
+
+        Raises NotFound, or FailedPrecondition where it does not open.
+        """
+        noted, kept, endpoint = await store.get(self._database, tenant_id, event_id)
         if noted is None or kept is None:
             raise NotFound(f"events/{event_id} does not exist")
         try:
             sealed_by = kept.data_key_id
             key = await self._secrets.lease_key(tenant_id, sealed_by) if sealed_by else None
-            return Seen(noted, accepting.opened(kept, key))
+            said = accepting.opened(kept, key)
         except Unsealable:
             raise FailedPrecondition(
                 "the event is there, but what it says does not open any more",
                 reason="PAYLOAD_UNREADABLE",
             ) from None
+        rules = rules_of(endpoint.spec if endpoint else None)
+        return Seen(noted, said, await asyncio.to_thread(shown, said.body, rules))

@@ -187,8 +187,10 @@ def endpoint(url: str) -> ProjectedObject:
 
 
 @asynccontextmanager
-async def delivery_bench(database: Database, tenant_id: UUID) -> AsyncIterator[DeliveryBench]:
-    """All of it."""
+async def delivery_bench(
+    database: Database, tenant_id: UUID, allow: str = ""
+) -> AsyncIterator[DeliveryBench]:
+    """All of it; what goes out may go to `allow`, too."""
     receiver, keys = Receiver(), Keys()
     runner = web.AppRunner(_application(receiver), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -197,7 +199,7 @@ async def delivery_bench(database: Database, tenant_id: UUID) -> AsyncIterator[D
         port = runner.addresses[0][1]
         receiver.url = f"http://127.0.0.1:{port}/hook"
         async with (
-            Egress(parse_allow(f"127.0.0.1/32:{port}"), Limits()) as egress,
+            Egress(parse_allow(f"127.0.0.1/32:{port}{allow and ','}{allow}"), Limits()) as egress,
             Evaluator() as evaluator,
         ):
             recorder = Recorder(database)

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tenon.options.v1 import rule_pb2 as tenon_dot_options_dot_v1_dot_rule__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tenon/executor/v1/event_service.proto\x12\x11tenon.executor.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\"N\n\x08NewEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\'\n\x07payload\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x0b\n\x03key\x18\x03 \x01(\t\"S\n\x14PublishEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12+\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1b.tenon.executor.v1.NewEvent\"&\n\x15PublishEventsResponse\x12\r\n\x05names\x18\x01 \x03(\t\"\xee\x01\n\x05\x45vent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x14\n\x0c\x65ndpoint_uid\x18\x03 \x01(\t\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\x30\n\x0creceive_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x07headers\x18\x06 \x03(\x0b\x32%.tenon.executor.v1.Event.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x07 \x01(\x0c\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"X\n\x11ListEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\"W\n\x12ListEventsResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.tenon.executor.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetEventRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\x11TraceEventRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa2\x01\n\x12TraceEventResponse\x12\'\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x18.tenon.executor.v1.Event\x12;\n\rsubscriptions\x18\x02 \x03(\x0b\x32$.tenon.executor.v1.SubscriptionTrace\x12\x12\n\ndeliveries\x18\x03 \x03(\t\x12\x12\n\nexecutions\x18\x04 \x03(\t\"Y\n\x11SubscriptionTrace\x12\x14\n\x0csubscription\x18\x01 \x01(\t\x12\r\n\x05takes\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"(\n\x14SendTestEventRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\")\n\x15SendTestEventResponse\x12\x10\n\x08\x64\x65livery\x18\x01 \x01(\t2\xf3\x04\n\x0c\x45ventService\x12\x82\x01\n\rPublishEvents\x12\'.tenon.executor.v1.PublishEventsRequest\x1a(.tenon.executor.v1.PublishEventsResponse\"\x1e\xca\xf3\x18\x1a\n\x0e\x65vents.publish\x10\x01\x1a\x06parent\x12x\n\nListEvents\x12$.tenon.executor.v1.ListEventsRequest\x1a%.tenon.executor.v1.ListEventsResponse\"\x1d\xca\xf3\x18\x19\n\x0b\x65vents.read\x10\x01\x1a\x06parent8\x01\x12\x65\n\x08GetEvent\x12\".tenon.executor.v1.GetEventRequest\x1a\x18.tenon.executor.v1.Event\"\x1b\xca\xf3\x18\x17\n\x0b\x65vents.read\x10\x01\x1a\x04name8\x01\x12v\n\nTraceEvent\x12$.tenon.executor.v1.TraceEventRequest\x1a%.tenon.executor.v1.TraceEventResponse\"\x1b\xca\xf3\x18\x17\n\x0b\x65vents.read\x10\x01\x1a\x04name8\x01\x12\x84\x01\n\rSendTestEvent\x12\'.tenon.executor.v1.SendTestEventRequest\x1a(.tenon.executor.v1.SendTestEventResponse\" \xca\xf3\x18\x1c\n\x0e\x65vents.publish\x10\x01\x1a\x08\x65ndpointb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tenon/executor/v1/event_service.proto\x12\x11tenon.executor.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\"N\n\x08NewEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\'\n\x07payload\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x0b\n\x03key\x18\x03 \x01(\t\"S\n\x14PublishEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12+\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1b.tenon.executor.v1.NewEvent\"&\n\x15PublishEventsResponse\x12\r\n\x05names\x18\x01 \x03(\t\"\x80\x02\n\x05\x45vent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x14\n\x0c\x65ndpoint_uid\x18\x03 \x01(\t\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\x30\n\x0creceive_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x07headers\x18\x06 \x03(\x0b\x32%.tenon.executor.v1.Event.HeadersEntry\x12\x0c\n\x04\x62ody\x18\x07 \x01(\x0c\x12\x10\n\x08redacted\x18\x08 \x01(\x08\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"X\n\x11ListEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\"W\n\x12ListEventsResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.tenon.executor.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetEventRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\x11TraceEventRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa2\x01\n\x12TraceEventResponse\x12\'\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x18.tenon.executor.v1.Event\x12;\n\rsubscriptions\x18\x02 \x03(\x0b\x32$.tenon.executor.v1.SubscriptionTrace\x12\x12\n\ndeliveries\x18\x03 \x03(\t\x12\x12\n\nexecutions\x18\x04 \x03(\t\"Y\n\x11SubscriptionTrace\x12\x14\n\x0csubscription\x18\x01 \x01(\t\x12\r\n\x05takes\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"(\n\x14SendTestEventRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\")\n\x15SendTestEventResponse\x12\x10\n\x08\x64\x65livery\x18\x01 \x01(\t2\xf3\x04\n\x0c\x45ventService\x12\x82\x01\n\rPublishEvents\x12\'.tenon.executor.v1.PublishEventsRequest\x1a(.tenon.executor.v1.PublishEventsResponse\"\x1e\xca\xf3\x18\x1a\n\x0e\x65vents.publish\x10\x01\x1a\x06parent\x12x\n\nListEvents\x12$.tenon.executor.v1.ListEventsRequest\x1a%.tenon.executor.v1.ListEventsResponse\"\x1d\xca\xf3\x18\x19\n\x0b\x65vents.read\x10\x01\x1a\x06parent8\x01\x12\x65\n\x08GetEvent\x12\".tenon.executor.v1.GetEventRequest\x1a\x18.tenon.executor.v1.Event\"\x1b\xca\xf3\x18\x17\n\x0b\x65vents.read\x10\x01\x1a\x04name8\x01\x12v\n\nTraceEvent\x12$.tenon.executor.v1.TraceEventRequest\x1a%.tenon.executor.v1.TraceEventResponse\"\x1b\xca\xf3\x18\x17\n\x0b\x65vents.read\x10\x01\x1a\x04name8\x01\x12\x84\x01\n\rSendTestEvent\x12\'.tenon.executor.v1.SendTestEventRequest\x1a(.tenon.executor.v1.SendTestEventResponse\" \xca\xf3\x18\x1c\n\x0e\x65vents.publish\x10\x01\x1a\x08\x65ndpointb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,25 +53,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUBLISHEVENTSRESPONSE']._serialized_start=317
   _globals['_PUBLISHEVENTSRESPONSE']._serialized_end=355
   _globals['_EVENT']._serialized_start=358
-  _globals['_EVENT']._serialized_end=596
-  _globals['_EVENT_HEADERSENTRY']._serialized_start=550
-  _globals['_EVENT_HEADERSENTRY']._serialized_end=596
-  _globals['_LISTEVENTSREQUEST']._serialized_start=598
-  _globals['_LISTEVENTSREQUEST']._serialized_end=686
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=688
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=775
-  _globals['_GETEVENTREQUEST']._serialized_start=777
-  _globals['_GETEVENTREQUEST']._serialized_end=808
-  _globals['_TRACEEVENTREQUEST']._serialized_start=810
-  _globals['_TRACEEVENTREQUEST']._serialized_end=843
-  _globals['_TRACEEVENTRESPONSE']._serialized_start=846
-  _globals['_TRACEEVENTRESPONSE']._serialized_end=1008
-  _globals['_SUBSCRIPTIONTRACE']._serialized_start=1010
-  _globals['_SUBSCRIPTIONTRACE']._serialized_end=1099
-  _globals['_SENDTESTEVENTREQUEST']._serialized_start=1101
-  _globals['_SENDTESTEVENTREQUEST']._serialized_end=1141
-  _globals['_SENDTESTEVENTRESPONSE']._serialized_start=1143
-  _globals['_SENDTESTEVENTRESPONSE']._serialized_end=1184
-  _globals['_EVENTSERVICE']._serialized_start=1187
-  _globals['_EVENTSERVICE']._serialized_end=1814
+  _globals['_EVENT']._serialized_end=614
+  _globals['_EVENT_HEADERSENTRY']._serialized_start=568
+  _globals['_EVENT_HEADERSENTRY']._serialized_end=614
+  _globals['_LISTEVENTSREQUEST']._serialized_start=616
+  _globals['_LISTEVENTSREQUEST']._serialized_end=704
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=706
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=793
+  _globals['_GETEVENTREQUEST']._serialized_start=795
+  _globals['_GETEVENTREQUEST']._serialized_end=826
+  _globals['_TRACEEVENTREQUEST']._serialized_start=828
+  _globals['_TRACEEVENTREQUEST']._serialized_end=861
+  _globals['_TRACEEVENTRESPONSE']._serialized_start=864
+  _globals['_TRACEEVENTRESPONSE']._serialized_end=1026
+  _globals['_SUBSCRIPTIONTRACE']._serialized_start=1028
+  _globals['_SUBSCRIPTIONTRACE']._serialized_end=1117
+  _globals['_SENDTESTEVENTREQUEST']._serialized_start=1119
+  _globals['_SENDTESTEVENTREQUEST']._serialized_end=1159
+  _globals['_SENDTESTEVENTRESPONSE']._serialized_start=1161
+  _globals['_SENDTESTEVENTRESPONSE']._serialized_end=1202
+  _globals['_EVENTSERVICE']._serialized_start=1205
+  _globals['_EVENTSERVICE']._serialized_end=1832
 # @@protoc_insertion_point(module_scope)
