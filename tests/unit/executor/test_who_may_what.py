@@ -36,6 +36,9 @@ MAY: Final = {
     "GetDelivery": PEOPLE,
     "RetryDelivery": MANAGERS,
     "RecoverEndpoint": MANAGERS,
+    "ListEndpointStates": PEOPLE,
+    "ResetCircuit": ADMINS,
+    "ListProviderStates": PEOPLE,
 }
 
 
