@@ -18,7 +18,7 @@ from services.executor.deliveries.sending import Sending
 from services.executor.engine.recorder import Recorder
 from services.executor.engine.worker import Worker, WorkerLimits
 from services.executor.events.publishing import NewEvent, Publishing
-from services.executor.registry.credentials import Resolved
+from services.executor.registry.credentials import Resolved, Secrets
 from services.executor.store import delivery_pages, projected
 from services.executor.store.projected import ProjectedObject
 from tests.integration.executor.execution_bench import Vault
@@ -188,10 +188,11 @@ def endpoint(url: str) -> ProjectedObject:
 
 @asynccontextmanager
 async def delivery_bench(
-    database: Database, tenant_id: UUID, allow: str = ""
+    database: Database, tenant_id: UUID, allow: str = "", registry: Secrets | None = None
 ) -> AsyncIterator[DeliveryBench]:
-    """All of it; what goes out may go to `allow`, too."""
+    """All of it; what goes out may go to `allow`, too. Its secrets are made up without a registry."""
     receiver, keys = Receiver(), Keys()
+    opened = registry or keys
     runner = web.AppRunner(_application(receiver), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -203,8 +204,8 @@ async def delivery_bench(
             Evaluator() as evaluator,
         ):
             recorder = Recorder(database)
-            sending = Sending(database, keys, egress, recorder)
-            publishing = Publishing(database, keys, evaluator)
+            sending = Sending(database, opened, egress, recorder)
+            publishing = Publishing(database, opened, evaluator)
             bench = DeliveryBench(
                 database,
                 tenant_id,
