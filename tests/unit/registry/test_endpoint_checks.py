@@ -4,23 +4,14 @@ from typing import Any, Final
 
 import pytest
 
-from services.chassis import constraints
 from services.providers.catalog import Catalog
-from services.registry.messages.config import SCHEMAS
 from services.registry.wanted.endpoint_checks import check_endpoint
-from services.registry.wanted.objects import Complete, absent_fields
+from tests.unit.registry.test_credential_checks import made
 
 CATALOG: Final = Catalog.load()
 OUT: Final = {"direction": "OUTBOUND", "url": "https://ledger.example.com/hooks", "secret": "hook"}
 IN: Final = {"integration": "hub", "secret": "hook"}
 SHOWN: Final = {"auth": "MTLS", "credential": "certificate"}
-
-
-def made(kind: str, name: str, **spec: Any) -> Complete:
-    """An object with every field, as a draft has it."""
-    rules = [rule for rule in SCHEMAS[kind] if rule.name in spec]
-    said = {f"spec.{field}": value for field, value in constraints.filled(rules, spec).items()}
-    return Complete(kind, name, {**absent_fields(SCHEMAS[kind]), **said})
 
 
 KNOWN: Final = {
