@@ -83,7 +83,7 @@ test-integration: setup ## With real PostgreSQL and real servers
 test-faults: setup ## Every failpoint, kill -9 at each
 	TENON_FAULTS=all $(BIN)/pytest -q tests/faults
 
-bench: bench-rpc bench-access bench-lanes bench-connectors bench-credentials bench-ingest bench-delivery ## Every performance claim
+bench: bench-rpc bench-access bench-lanes bench-connectors bench-credentials bench-ingest bench-delivery bench-endpoints ## Every performance claim
 
 bench-rpc: setup ## RPCs against a bare echo in the same run
 	@$(BIN)/python -m bench.rpc
@@ -102,6 +102,8 @@ bench-credentials: setup ## Credentials resolved, sealed, opened and wrapped ane
 
 bench-delivery: setup ## Events delivered a second, against bare POSTs, and with more and more stored
 	@$(BIN)/python -m bench.deliveries
+bench-endpoints: setup ## How long operators wait to see how endpoints stand
+	@$(BIN)/python -m bench.endpoints
 bench-ingest: setup ## Webhooks that one ingress process takes in, and how long each waits
 	@$(BIN)/python -m bench.ingest
 
@@ -113,4 +115,4 @@ clean: ## Remove what was built; data of `make up` stays
 
 .PHONY: help setup run up down migrate protos codegen protos-check lock lint format test test-unit \
 	test-integration test-faults bench bench-rpc bench-access bench-lanes bench-connectors bench-credentials \
-	bench-ingest bench-delivery clean
+	bench-ingest bench-delivery bench-endpoints clean

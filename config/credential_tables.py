@@ -72,6 +72,7 @@ def _facts_of(one: Credential) -> Iterator[tuple[str, str]]:
     yield "findings", _findings(one)
     yield "version", str(one.version or "none yet")
     yield "parts", _pairs(one.fingerprints)
+    yield "public key", one.public_key
     yield "made", _by(when(one, "create_time"), one.created_by)
     yield "values changed", when(one, "rotate_time")
     yield "last let in", when(one, "validate_time")
@@ -97,7 +98,7 @@ def _wanted(one: Credential) -> dict[str, str]:
 def _versions_table(found: Iterable[pb2.CredentialVersion]) -> Table:
     table = new_table(
         *("version", "came from", "made", "by", "goes on until", "shredded"),
-        *("parts", "data key", "key version"),
+        *("parts", "data key", "key version", "public key"),
     )
     for one in found:
         table.add_row(
@@ -110,6 +111,7 @@ def _versions_table(found: Iterable[pb2.CredentialVersion]) -> Table:
             printable(_pairs(one.fingerprints)),
             printable(one.data_key_uid),
             str(one.key_version or ""),
+            printable(one.public_key),
         )
     return table
 

@@ -77,7 +77,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def rotate(args: argparse.Namespace) -> int:
-    """Give one new values; the secret that Tenon makes where there are none is told."""
+    """Give one new values; of what Tenon makes without any, what the other side needs is told."""
     if args.value and args.out is not None:
         raise UsageError("--out is for the secret that Tenon makes, which it does without --value")
     request = pb2.RotateCredentialRequest(
@@ -92,10 +92,12 @@ def rotate(args: argparse.Namespace) -> int:
         made = _rotated(stub, request)
         if values:
             return shown(args, [made.credential], credentials_table)
-        write(made.secret)
+        # A private key stays with the registry: what is taken to the other side is the public one.
+        write(made.secret or made.credential.public_key.encode())
         if args.out is not None:
             return shown(args, [made.credential], credentials_table)
-    return _say(made.credential.name, made.credential.version)
+    what = "secret" if made.secret else "public key"
+    return _say(made.credential.name, made.credential.version, what)
 
 
 def reveal(args: argparse.Namespace) -> int:
@@ -157,9 +159,9 @@ def _rotated(
         raise UsageError(redact(from_rpc_error(error).message)) from None
 
 
-def _say(name: str, version: int) -> int:
+def _say(name: str, version: int, what: str = "secret") -> int:
     """Say what stands on standard output, where it is not: that may be a pipe."""
-    sys.stderr.write(f"{name}: this is the secret of version {version}\n")
+    sys.stderr.write(f"{name}: this is the {what} of version {version}\n")
     return 0
 
 

@@ -1,10 +1,11 @@
-"""The commands `deliveries list|show|retry|recover|follow`."""
+"""The commands `deliveries list|show|retry|recover|follow|endpoints|reset`."""
 
 import argparse
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -12,8 +13,9 @@ from rich.table import Table
 from tenon.executor.v1 import delivery_service_pb2 as pb2
 from tenon.executor.v1 import delivery_service_pb2_grpc
 
-from config.asking import PAGE, add_command, add_group, in_tenant, since
+from config.asking import PAGE, add_command, add_group, in_tenant, pages, since
 from config.cli import Subparsers, UsageError, open_service
+from config.endpoint_tables import endpoints_table
 from config.look import CALL_S, add_executor_option, shown
 from config.render import printable
 from config.tables import facts, new_table, when
@@ -47,7 +49,12 @@ def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     recovering.add_argument("endpoint", metavar="ENDPOINT", help="its name")
     words = "what was made from this day or time on (UTC), or in this stretch of time, such as 12h"
     recovering.add_argument("--since", type=since, required=True, help=words)
-    for command in (listing, recovering):
+    words = "outbound endpoints: how each stands, and how the last day went"
+    standing = in_tenant(add_command(doing, "endpoints", endpoints, words))
+    words = "close an endpoint's breaker: what waits is tried now"
+    resetting = in_tenant(add_command(doing, "reset", reset, words))
+    resetting.add_argument("endpoint", metavar="ENDPOINT", help="its name")
+    for command in (listing, recovering, standing, resetting):
         add_executor_option(command)
 
 
@@ -112,6 +119,22 @@ def recover(args: argparse.Namespace) -> int:
             sys.stderr.flush()
     whole = pb2.RecoverEndpointResponse(count=count)
     return shown(args, [whole], lambda _: f"{count} deliveries are on their way again")
+
+
+def endpoints(args: argparse.Namespace) -> int:
+    """Show how every outbound endpoint stands, by name."""
+    request = pb2.ListEndpointStatesRequest(parent=format_tenant(args.tenant), page_size=PAGE)
+    with _deliveries_of(args) as stub:
+        found = pages(stub.ListEndpointStates, request, "endpoint_states")
+        return shown(args, sorted(found, key=attrgetter("name")), endpoints_table)
+
+
+def reset(args: argparse.Namespace) -> int:
+    """Close an endpoint's breaker."""
+    name = format_name(args.tenant, "webhookEndpoints", args.endpoint)
+    with _deliveries_of(args) as stub:
+        lane = stub.ResetCircuit(pb2.ResetCircuitRequest(endpoint=name), timeout=CALL_S)
+        return shown(args, [lane], lambda _: f"the breaker of {args.endpoint} is closed")
 
 
 @contextmanager

@@ -172,7 +172,7 @@ def _event_facts(found: Iterable[pb2.Event]) -> Table:
             "at": when(one, "receive_time"),
             "key": one.key,
             **{name: one.headers[name] for name in sorted(one.headers)},
-            "says": one.body.decode(errors="replace"),
+            "says": one.body.decode(errors="replace") or "nothing that may be shown" * one.redacted,
         }
     )
 

@@ -4,6 +4,7 @@ What a caller learns from an error is whether the request may have reached the o
 `services.chassis.egress_errors` has them all.
 """
 
+import ssl
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from services.chassis.egress_dialling import (
     watch_sending,
 )
 from services.chassis.egress_errors import (
+    BadIdentity,
     ConnectFailed,
     EgressError,
     EgressRefused,
@@ -34,6 +36,7 @@ from services.chassis.egress_errors import (
     ResponseTooLarge,
     Unsendable,
 )
+from services.chassis.egress_identities import Identities, Identity
 from services.chassis.egress_requests import OWNED_HEADERS, Request, checked_url, place_of
 from services.chassis.egress_streams import Stream, dialled
 from services.chassis.endpoint_limits import Only
@@ -41,11 +44,13 @@ from services.chassis.endpoint_limits import Only
 __all__ = [
     "OWNED_HEADERS",
     "AllowRule",
+    "BadIdentity",
     "ConnectFailed",
     "Egress",
     "EgressError",
     "EgressRefused",
     "Fault",
+    "Identity",
     "Limits",
     "NotPermitted",
     "Request",
@@ -87,6 +92,7 @@ class Egress:
     def __init__(self, allow: Sequence[AllowRule], limits: Limits = Limits()) -> None:
         self._allow = tuple(allow)
         self._limits = limits
+        self._identities = Identities()
         self._session = aiohttp.ClientSession(
             connector=CheckedConnector(
                 self._allow, limits.connections, most_bytes(limits.response_bytes)
@@ -122,11 +128,13 @@ class Egress:
         Raises the errors of `services.chassis.egress_errors`.
         """
         url = checked_url(request)
+        identity = request.identity
+        context = await self._identities.context(identity) if identity else None
         here = Journey(url.raw_host or "", place_of(url), request.only)
         marker = journey.set(here)
         failed: EgressError
         try:
-            return await self._exchange(request, url, here, timeout_s)
+            return await self._exchange(request, url, here, context, timeout_s)
         except (aiohttp.InvalidURL, UnicodeError):
             # The second is IDNA's.
             failed = Unsendable("the host in the URL is not a name or a plain address")
@@ -149,7 +157,12 @@ class Egress:
         return await dialled(here, port, self._allow, min(timeout_s, self._limits.connect_s))
 
     async def _exchange(
-        self, request: Request, url: URL, here: Journey, timeout_s: float | None
+        self,
+        request: Request,
+        url: URL,
+        here: Journey,
+        context: ssl.SSLContext | None,
+        timeout_s: float | None,
     ) -> Response:
         total = self._limits.total_s if timeout_s is None else min(timeout_s, self._limits.total_s)
         async with self._session.request(
@@ -159,6 +172,8 @@ class Egress:
             # A stream, since aiohttp warns of large bytes.
             data=None if request.body is None else BytesIO(request.body),
             allow_redirects=False,
+            # Kept connections are told apart by it, too.
+            ssl=context or True,
             timeout=aiohttp.ClientTimeout(total=total, connect=self._limits.connect_s),
         ) as answer:
             here.status = answer.status

@@ -2,6 +2,7 @@
 
 EgressError
 ├── Unsendable        not sent: the request itself is wrong; the same request never works
+├── BadIdentity       not sent: its client certificate is none, or not of its private key
 ├── NotPermitted      not sent: its credential may not be used there
 ├── EgressRefused     not sent: the address is internal; permanent until a setting changes
 ├── ConnectFailed     not sent: no connection; trying again is safe
@@ -25,6 +26,7 @@ ALLOW_SETTING: Final = "EGRESS_ALLOW"
 
 Fault = Literal[
     "unsendable",
+    "certificate",
     "not_permitted",
     "refused",
     "dns",
@@ -48,6 +50,13 @@ class Unsendable(EgressError, InvalidArgument):
 
     reason = "UNSENDABLE"
     fault = "unsendable"
+
+
+class BadIdentity(EgressError, FailedPrecondition):
+    """The client certificate that it is to show cannot be shown, until there is another."""
+
+    reason = "BAD_CERTIFICATE"
+    fault = "certificate"
 
 
 class NotPermitted(EgressError, FailedPrecondition):

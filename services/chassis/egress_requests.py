@@ -8,6 +8,7 @@ from typing import Final
 from yarl import URL
 
 from services.chassis.egress_errors import NotPermitted, Unsendable
+from services.chassis.egress_identities import Identity
 from services.chassis.endpoint_limits import Only
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -40,7 +41,7 @@ OWNED_HEADERS: Final = frozenset(
 class Request:
     """What goes out. The URL is sent as it stands, so it must be percent-encoded already.
 
-    `only` limits where it may go; None is no limit.
+    `only` limits where it may go; None is no limit. `identity` is shown in the TLS handshake.
     """
 
     method: str
@@ -48,6 +49,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
     only: Only | None = field(default=None, repr=False)
+    identity: Identity | None = field(default=None, repr=False)
 
 
 def checked_url(request: Request) -> URL:
@@ -59,6 +61,8 @@ def checked_url(request: Request) -> URL:
     if request.only is not None and not request.only.permits_url(url):
         place = place_of(url)
         raise NotPermitted(f"the call to {place} is outside its credential's allowed endpoints")
+    if request.identity is not None and url.scheme != "https":
+        raise Unsendable("a client certificate can be shown over https only")
     return url
 
 

@@ -7,7 +7,7 @@ filters and lists of selectors than leave its time in proportion to the answer.
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from jsonpath_rfc9535 import JSONPathEnvironment, JSONPathError, JSONPathQuery
 
@@ -41,6 +41,36 @@ class JsonPath:
     def parse(text: str) -> "JsonPath":
         """The path in `text`. Raises JsonPathError."""
         return _parse(text)
+
+    @staticmethod
+    def of_place(text: str) -> "JsonPath":
+        """The path in `text`, which names places whatever stands in them: it has no filter.
+
+        Raises JsonPathError.
+        """
+        path = _parse(text)
+        if "?" in _QUOTED.sub("''", text):
+            raise JsonPathError("a path of places has no filter")
+        return path
+
+    def masked(self, value: Json, mask: str) -> Json:
+        """`value`, which is changed, with `mask` for all that the path points at.
+
+        Raises JsonPathError where the path does not fit it.
+        """
+        try:
+            found = [node.location for node in self.query.finditer(value)]
+        except (JSONPathError, RecursionError):
+            raise JsonPathError("the path does not fit the answer") from None
+        # What is inside another goes before that, since its way there ends with it.
+        for location in sorted(found, key=len, reverse=True):
+            if not location:
+                return mask
+            inner: Any = value
+            for part in location[:-1]:
+                inner = inner[part]
+            inner[location[-1]] = mask
+        return value
 
     def extract(self, value: Json) -> Json:
         """The one value a singular path points at, or null; a list of all for any other path."""

@@ -25,7 +25,7 @@ SHAPES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         # The end is optional: what is quoted may be cut.
         (r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", MASK),
         (
-            r"(?<![A-Za-z0-9])(tnk|gh[pousr]|github_pat|glpat|whsec)([_-])[\w+/=-]+",
+            r"(?<![A-Za-z0-9])(tnk|gh[pousr]|github_pat|glpat|whsec|whsk)([_-])[\w+/=-]+",
             rf"\1\2{MASK}",
         ),
         (r"(?<![A-Za-z0-9])([srp]k_(?:live|test))_\w+", rf"\1_{MASK}"),

@@ -45,6 +45,7 @@ from services.executor.crew import supervise_crew
 from services.executor.deliveries.again import Again
 from services.executor.deliveries.broker_pool import Links
 from services.executor.deliveries.brokers import brokers_of
+from services.executor.deliveries.endpoints import Endpoints
 from services.executor.deliveries.reading import DeliveryLog
 from services.executor.deliveries.sending import Sending
 from services.executor.deliveries.subjects import Subjects
@@ -172,7 +173,7 @@ async def _calls(wired: Wired) -> AsyncIterator[Ports]:
     services = [
         Service(EXECUTIONS, _executions(wired)),
         Service(EVENTS, _events(wired)),
-        Service(DELIVERIES, DeliveryServicer(DeliveryLog(database), Again(database))),
+        Service(DELIVERIES, _deliveries(database, switchboard)),
         Service(LANES, LaneServicer(switchboard)),
     ]
     async with (
@@ -191,6 +192,12 @@ def _executions(wired: Wired) -> ExecutionServicer:
         Watches(database, wired.changes),
         DryRuns(database, wired.catalog, wired.evaluator),
         Activities(database),
+    )
+
+
+def _deliveries(database: Database, switchboard: Switchboard) -> DeliveryServicer:
+    return DeliveryServicer(
+        DeliveryLog(database), Again(database), Endpoints(database, switchboard)
     )
 
 

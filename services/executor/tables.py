@@ -317,6 +317,7 @@ DELIVERIES = Table(
     _column("created_at", TIME),
     _column("ended_at", TIME, nullable=True),
     _column("message_id", Uuid, nullable=True),
+    _column("order_key", Text),
 )
 
 DELIVERY_ATTEMPTS = Table(

@@ -6,7 +6,6 @@ Sources: GitHub "Validating webhook deliveries"; Standard Webhooks 1.0.0, "Signa
 requests", v3; Intuit "Managing webhooks notifications".
 """
 
-import hashlib
 import hmac
 import re
 from base64 import b64decode, b64encode
@@ -14,12 +13,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from services.chassis.errors import Unauthenticated
 from services.chassis.secret import Secret
 from services.providers.manifest import SignatureScheme
+from services.providers.signing_keys import (
+    ASYMMETRIC,
+    NOBODYS,
+    SYMMETRIC,
+    Key,
+    SignatureRefused,
+    plain_key,
+    standard_key,
+    verified,
+)
+
+__all__ = ["OF_URLS", "SCHEMES", "TOLERANCE_S", "SignatureRefused", "idle", "sign", "verify"]
 
 TOLERANCE_S: Final = 300
 _MAX_SIGNATURES: Final = 16
+_MAX_ASYMMETRIC: Final = 2
+"""Of an overlap; each costs a tenth of a millisecond, whoever sends it."""
 _GITHUB: Final = re.compile(r"sha256=([0-9a-f]{64})")
 _SLACK: Final = re.compile(r"v0=([0-9a-f]{64})")
 _STRIPE_TIME: Final = re.compile(r"t=([0-9]{1,11})")
@@ -32,17 +44,7 @@ _TIMESTAMP_MS: Final = re.compile(r"[0-9]{1,14}")
 _HUBSPOT_PLAIN: Final = re.compile(r"%(?:3A|2F|3F|40|21|24|27|28|29|2A|2C|3B)", re.IGNORECASE)
 # A dot would let bytes move between the id, the timestamp and the body of what was signed.
 _ID: Final = re.compile(r"[!-\-/-~]{1,256}")
-_SECRET_PREFIX: Final = b"whsec_"
-
-
-class SignatureRefused(Unauthenticated):
-    """Not signed by who should have; `detail` tells operators why and is never for the sender."""
-
-    reason = "SIGNATURE_REFUSED"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__("the signature is missing or wrong")
-        self.detail = detail
+_SIGNATURE: Final = "webhook-signature"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +63,14 @@ class _Signed:
 
     signatures: tuple[bytes, ...]
     message: bytes
+    asymmetric: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Scheme:
     read: Callable[[_Posted], _Signed]
-    key: Callable[[Secret], bytes]
-    write: Callable[[bytes, _Posted, str], dict[str, str]]
+    key: Callable[[Secret], Key]
+    write: Callable[[Key, _Posted, str], dict[str, str]]
 
 
 def verify(
@@ -83,17 +86,32 @@ def verify(
     `headers` have lower-case names; `body` is what came over the wire; `now` is in seconds since
     the epoch; `url` is where the sender sent it, for schemes of OF_URLS. Raises SignatureRefused
     for everything else, without secrets too. Each secret costs one digest of the body, whether
-    signatures are many, none or malformed.
+    signatures are many, none or malformed; what came of asymmetric signatures is verified by some
+    key, whether or not an endpoint has one.
     """
     keys, fault = _keys(scheme, secrets), None
     try:
         signed = _SCHEMES[scheme].read(_Posted(headers, body, now, url))
     except SignatureRefused as error:
         signed, fault = _Signed((), body), error
-    digests = [_digest(key, signed.message) for key in keys]
-    matches = [hmac.compare_digest(ours, given) for ours in digests for given in signed.signatures]
+    digests = [key.digest(signed.message) for key in keys]
+    matches = [
+        hmac.compare_digest(digest, given) and key.shared is not None
+        for key, digest in zip(keys, digests, strict=True)
+        for given in signed.signatures
+    ]
+    pairs = [key.public for key in keys if key.public is not None]
+    if pairs and signed.asymmetric:
+        matches += verified(pairs, signed.asymmetric, signed.message)
+    else:
+        idle(headers, body)
     if not any(matches):
         raise fault or SignatureRefused("no signature is of this body and secret")
+
+
+def idle(headers: Mapping[str, str], body: bytes) -> None:
+    """Take the time that verifying asymmetric signatures takes, where there is no key for them."""
+    verified([NOBODYS], _given(headers, ASYMMETRIC), body)
 
 
 def sign(
@@ -112,7 +130,7 @@ def sign(
     return _SCHEMES[scheme].write(_SCHEMES[scheme].key(secret), posted, id)
 
 
-def _keys(scheme: SignatureScheme, secrets: Sequence[Secret]) -> list[bytes]:
+def _keys(scheme: SignatureScheme, secrets: Sequence[Secret]) -> list[Key]:
     """The keys of those secrets that are some: what was no secret once must not bar its successor.
 
     Raises SignatureRefused where none is.
@@ -126,10 +144,6 @@ def _keys(scheme: SignatureScheme, secrets: Sequence[Secret]) -> list[bytes]:
     if not keys:
         raise fault
     return keys
-
-
-def _digest(key: bytes, message: bytes) -> bytes:
-    return hmac.new(key, message, hashlib.sha256).digest()
 
 
 def _match(pattern: re.Pattern[str], headers: Mapping[str, str], name: str) -> re.Match[str]:
@@ -149,14 +163,8 @@ def _github_read(posted: _Posted) -> _Signed:
     return _Signed((bytes.fromhex(given),), posted.body)
 
 
-def _plain_key(secret: Secret) -> bytes:
-    if not secret.reveal():
-        raise SignatureRefused("the secret is empty")
-    return secret.reveal()
-
-
-def _github_write(key: bytes, posted: _Posted, _id: str) -> dict[str, str]:
-    return {"x-hub-signature-256": f"sha256={_digest(key, posted.body).hex()}"}
+def _github_write(key: Key, posted: _Posted, _id: str) -> dict[str, str]:
+    return {"x-hub-signature-256": f"sha256={key.digest(posted.body).hex()}"}
 
 
 def _slack_read(posted: _Posted) -> _Signed:
@@ -170,9 +178,9 @@ def _slack_message(timestamp: str, body: bytes) -> bytes:
     return f"v0:{timestamp}:".encode("ascii") + body
 
 
-def _slack_write(key: bytes, posted: _Posted, _id: str) -> dict[str, str]:
+def _slack_write(key: Key, posted: _Posted, _id: str) -> dict[str, str]:
     timestamp = str(int(posted.now))
-    digest = _digest(key, _slack_message(timestamp, posted.body))
+    digest = key.digest(_slack_message(timestamp, posted.body))
     return {"x-slack-signature": f"v0={digest.hex()}", "x-slack-request-timestamp": timestamp}
 
 
@@ -191,9 +199,9 @@ def _stripe_message(timestamp: str, body: bytes) -> bytes:
     return f"{timestamp}.".encode("ascii") + body
 
 
-def _stripe_write(key: bytes, posted: _Posted, _id: str) -> dict[str, str]:
+def _stripe_write(key: Key, posted: _Posted, _id: str) -> dict[str, str]:
     timestamp = str(int(posted.now))
-    digest = _digest(key, _stripe_message(timestamp, posted.body))
+    digest = key.digest(_stripe_message(timestamp, posted.body))
     return {"stripe-signature": f"t={timestamp},v1={digest.hex()}"}
 
 
@@ -209,9 +217,9 @@ def _hubspot_message(timestamp: str, posted: _Posted) -> bytes:
     return f"POST{url}".encode(errors="surrogateescape") + posted.body + timestamp.encode("ascii")
 
 
-def _hubspot_write(key: bytes, posted: _Posted, _id: str) -> dict[str, str]:
+def _hubspot_write(key: Key, posted: _Posted, _id: str) -> dict[str, str]:
     timestamp = str(int(posted.now * 1000))
-    digest = _digest(key, _hubspot_message(timestamp, posted))
+    digest = key.digest(_hubspot_message(timestamp, posted))
     return {
         "x-hubspot-signature-v3": b64encode(digest).decode("ascii"),
         "x-hubspot-request-timestamp": timestamp,
@@ -223,8 +231,8 @@ def _intuit_read(posted: _Posted) -> _Signed:
     return _Signed((b64decode(given),), posted.body)
 
 
-def _intuit_write(key: bytes, posted: _Posted, _id: str) -> dict[str, str]:
-    return {"intuit-signature": b64encode(_digest(key, posted.body)).decode("ascii")}
+def _intuit_write(key: Key, posted: _Posted, _id: str) -> dict[str, str]:
+    return {"intuit-signature": b64encode(key.digest(posted.body)).decode("ascii")}
 
 
 def _standard_read(posted: _Posted) -> _Signed:
@@ -232,13 +240,19 @@ def _standard_read(posted: _Posted) -> _Signed:
     message_id = _match(_ID, headers, "webhook-id")[0]
     timestamp = _match(_TIMESTAMP, headers, "webhook-timestamp")[0]
     _in_time(int(timestamp), posted.now)
-    given = headers.get("webhook-signature", "").split(" ")[:_MAX_SIGNATURES]
-    signatures = tuple(
-        _decoded(word.removeprefix("v1,")) for word in given if word.startswith("v1,")
-    )
-    if not signatures:
-        raise SignatureRefused("webhook-signature has no v1 signature")
-    return _Signed(signatures, _standard_message(message_id, timestamp, posted.body))
+    signatures, asymmetric = _given(headers, SYMMETRIC), _given(headers, ASYMMETRIC)
+    if not signatures and not asymmetric:
+        raise SignatureRefused("webhook-signature has no signature of v1 or v1a")
+    message = _standard_message(message_id, timestamp, posted.body)
+    return _Signed(signatures, message, asymmetric)
+
+
+def _given(headers: Mapping[str, str], version: str) -> tuple[bytes, ...]:
+    """The signatures of one version in the header of Standard Webhooks, as far as it is read."""
+    words = headers.get(_SIGNATURE, "").split(" ")[:_MAX_SIGNATURES]
+    found = [word.partition(",")[2] for word in words if word.startswith(f"{version},")]
+    most = _MAX_ASYMMETRIC if version == ASYMMETRIC else _MAX_SIGNATURES
+    return tuple(map(_decoded, found[:most]))
 
 
 def _decoded(text: str) -> bytes:
@@ -249,39 +263,28 @@ def _decoded(text: str) -> bytes:
         return b""
 
 
-def _standard_key(secret: Secret) -> bytes:
-    try:
-        key = b64decode(secret.reveal().removeprefix(_SECRET_PREFIX), validate=True)
-    except ValueError:
-        raise SignatureRefused("the secret is not base64") from None
-    if not key:
-        raise SignatureRefused("the secret is empty")
-    return key
-
-
 def _standard_message(message_id: str, timestamp: str, body: bytes) -> bytes:
     return f"{message_id}.{timestamp}.".encode("ascii") + body
 
 
-def _standard_write(key: bytes, posted: _Posted, message_id: str) -> dict[str, str]:
+def _standard_write(key: Key, posted: _Posted, message_id: str) -> dict[str, str]:
     if not _ID.fullmatch(message_id):
         raise SignatureRefused("the message id has a dot, white space or nothing in it")
     timestamp = str(int(posted.now))
-    digest = _digest(key, _standard_message(message_id, timestamp, posted.body))
     return {
         "webhook-id": message_id,
         "webhook-timestamp": timestamp,
-        "webhook-signature": f"v1,{b64encode(digest).decode('ascii')}",
+        _SIGNATURE: key.signature(_standard_message(message_id, timestamp, posted.body)),
     }
 
 
 _SCHEMES: Final[Mapping[SignatureScheme, _Scheme]] = {
-    "github_sha256": _Scheme(_github_read, _plain_key, _github_write),
-    "standard_webhooks": _Scheme(_standard_read, _standard_key, _standard_write),
-    "slack_v0": _Scheme(_slack_read, _plain_key, _slack_write),
-    "stripe_v1": _Scheme(_stripe_read, _plain_key, _stripe_write),
-    "hubspot_v3": _Scheme(_hubspot_read, _plain_key, _hubspot_write),
-    "intuit_sha256": _Scheme(_intuit_read, _plain_key, _intuit_write),
+    "github_sha256": _Scheme(_github_read, plain_key, _github_write),
+    "standard_webhooks": _Scheme(_standard_read, standard_key, _standard_write),
+    "slack_v0": _Scheme(_slack_read, plain_key, _slack_write),
+    "stripe_v1": _Scheme(_stripe_read, plain_key, _stripe_write),
+    "hubspot_v3": _Scheme(_hubspot_read, plain_key, _hubspot_write),
+    "intuit_sha256": _Scheme(_intuit_read, plain_key, _intuit_write),
 }
 SCHEMES: Final = tuple(_SCHEMES)
 OF_URLS: Final[frozenset[SignatureScheme]] = frozenset({"hubspot_v3"})

@@ -2,7 +2,7 @@
 
 It goes to the endpoint as it is now, with the same `webhook-id` and, while that is kept, the same
 bytes; its attempts go on counting, its schedule of tries begins anew. Where an endpoint keeps an
-order by key, what is delivered again goes one after the other among its like: its turn is past.
+order by key, it goes behind what waits of its key by now, and what comes after it waits for it.
 """
 
 import logging
@@ -19,9 +19,10 @@ from services.executor.audit.outbox import Deed, Doer, telling
 from services.executor.deliveries.outgoing import endpoint_of
 from services.executor.deliveries.starting import work
 from services.executor.engine import lanes
+from services.executor.engine.work import WorkItem
 from services.executor.store import delivery_agains as store
 from services.executor.store import projected
-from services.executor.store.delivery_agains import Missed
+from services.executor.store.delivery_agains import Missed, TakenUp
 from services.executor.store.delivery_pages import Delivery
 from services.executor.store.projected import ProjectedObject
 
@@ -63,13 +64,14 @@ class Again:
         ResourceExhausted where the tenant's quota is used up.
         """
         async with self._database.tenant(tenant_id) as tx:
-            found = await store.one(tx, tenant_id, delivery_id)
-            if found is None:
+            taken = await store.one(tx, tenant_id, delivery_id)
+            if taken is None:
                 raise await _not_ended(tx, tenant_id, delivery_id)
+            found, going = taken
             endpoint = await _endpoint_of(tx, tenant_id, found)
             deed = Deed("Delivery", "retry", found.endpoint, delivery_id)
             told = telling(tenant_id, doer, deed)
-            await lanes.enqueue(tx, tenant_id, [work(delivery_id, endpoint)], [told])
+            await lanes.enqueue(tx, tenant_id, [_work(going, endpoint)], [told])
         return found
 
     async def recover(self, what: Recovery, doer: Doer) -> Recovered:
@@ -90,24 +92,28 @@ class Again:
             if len(taken) < self._batch:
                 return Recovered(count, "")
             # What fails again meanwhile is not taken up twice.
-            left = replace(left, since=_next(taken[-1]))
-        return Recovered(count, pages.next_token(str(taken[-1]), *marks))
+            left = replace(left, since=_next(taken[-1].id))
+        return Recovered(count, pages.next_token(str(taken[-1].id), *marks))
 
     async def _recovered(
         self, what: Missed, endpoint: ProjectedObject, since: datetime, doer: Doer
-    ) -> list[UUID]:
-        """Take up one batch; the ids in order."""
+    ) -> list[TakenUp]:
+        """Take up one batch, in order."""
         async with self._database.tenant(what.tenant_id) as tx:
             taken = await store.missed(tx, what, self._batch)
             if taken:
                 said = {"count": len(taken), "since": since.isoformat().replace("+00:00", "Z")}
                 deed = Deed("Delivery", "recover", endpoint.name, endpoint.object_id, said)
                 told = telling(what.tenant_id, doer, deed)
-                items = [work(each, endpoint) for each in taken]
+                items = [_work(each, endpoint) for each in taken]
                 await lanes.enqueue(tx, what.tenant_id, items, [told])
         if taken:
             log.warning("%d deliveries to endpoint %s go again", len(taken), endpoint.name)
         return taken
+
+
+def _work(going: TakenUp, endpoint: ProjectedObject) -> WorkItem:
+    return work(going.id, endpoint, going.order_key)
 
 
 async def _endpoint_of(tx: Transaction, tenant_id: UUID, delivery: Delivery) -> ProjectedObject:

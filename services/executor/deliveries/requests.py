@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from services.chassis.egress import Request
+from services.chassis.egress import Identity, Request
 from services.chassis.endpoint_limits import Only
 from services.chassis.errors import FailedPrecondition
 from services.chassis.secret import Secret
+from services.executor.registry.credentials import Resolved
+from services.executor.store.projected import ProjectedObject
 from services.providers.auth import Credential, auth_headers
 from services.providers.manifest import AuthRule
 from services.providers.signatures import SignatureRefused, sign
@@ -28,6 +30,7 @@ RULES: Final[Mapping[str, AuthRule]] = {
     "BASIC": AuthRule(type="basic", prefix="Basic "),
 }
 DEFAULT_HEADER: Final = "X-API-Key"
+MTLS: Final = "MTLS"
 
 
 def request_of(
@@ -37,8 +40,11 @@ def request_of(
     secrets: Sequence[Secret],
     credential: Credential,
     now: float,
+    identity: Identity | None = None,
 ) -> Request:
     """The request for an endpoint; every try of a delivery has the same `webhook-id`.
+
+    An `identity` is shown in the TLS handshake.
 
     Raises FailedPrecondition or CredentialRefused where the endpoint's secrets cannot be used.
     """
@@ -49,7 +55,20 @@ def request_of(
         **_proof(spec, credential),
         **signed(message_id, body, secrets, now),
     }
-    return Request("POST", spec["url"], headers, body, credential.only or Only())
+    return Request("POST", spec["url"], headers, body, credential.only or Only(), identity)
+
+
+def identity_of(endpoint: ProjectedObject, known: Resolved | None) -> Identity | None:
+    """What an endpoint of `auth: MTLS` is shown, for itself alone and for this version alone.
+
+    Raises FailedPrecondition where the credential has no certificate.
+    """
+    if endpoint.spec["auth"] != MTLS:
+        return None
+    if known is None or not {"certificate", "private_key"} <= known.values.keys():
+        raise FailedPrecondition("the endpoint has no certificate to show", reason="NO_CERTIFICATE")
+    name = f"{endpoint.object_id}/{known.credential_id}/{known.version}"
+    return Identity(name, known.values["certificate"], known.values["private_key"])
 
 
 def signed(message_id: UUID, body: bytes, secrets: Sequence[Secret], now: float) -> dict[str, str]:
@@ -73,7 +92,7 @@ def message_headers(
 
 
 def _proof(spec: Mapping[str, Any], credential: Credential) -> dict[str, str]:
-    if credential.type == "none":
+    if credential.type == "none" or spec["auth"] == MTLS:
         return {}
     rule = RULES.get(spec["auth"]) or AuthRule(
         type="api_key" if credential.type == "api_key" else "bearer",

@@ -48,6 +48,7 @@ def started(
         data_key_id=key.data_key_id if key is not None else None,
         sealed_body=sealed,
         message_id=message_id,
+        order_key=order,
     )
     return Started(work(delivery_id, endpoint, order), [store.adding(new)])
 

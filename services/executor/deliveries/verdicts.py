@@ -40,14 +40,19 @@ class NotTaken(TenonError):
 
 
 def answered(answer: Response, now: float) -> Verdict:
-    """What an answer means; `now` in seconds since the epoch."""
-    status, head = answer.status, answer.body[:HEAD_BYTES].decode(errors="replace")
+    """What an answer means, its body apart; `now` in seconds since the epoch."""
+    status = answer.status
     if 200 <= status < 300:
-        return Verdict("taken", status, "", head)
+        return Verdict("taken", status)
     if status == 410:
-        return Verdict("gone", status, "HTTP_410", head)
+        return Verdict("gone", status, "HTTP_410")
     wait_s = retry_after(answer.headers, now) if status in {429, 503} else 0.0
-    return Verdict("again", status, f"HTTP_{status}", head, wait_s)
+    return Verdict("again", status, f"HTTP_{status}", wait_s=wait_s)
+
+
+def head_of(body: bytes) -> str:
+    """The beginning of an answer's body, as text."""
+    return body[:HEAD_BYTES].decode(errors="replace")
 
 
 def with_head(verdict: Verdict, head: str) -> Verdict:

@@ -19,7 +19,8 @@ class LaneState:
 
     `waiting` is not held back by order, `blocked` is; both are counted to 10,000. `due_at` is when
     the first of what waits is due; `next_at` when a worker looks, None: not before something
-    happens. `rate_at` is when its rate lets the next begin.
+    happens. `rate_at` is when its rate lets the next begin. `failures` are those in a row since
+    something worked or the breaker opened, `trips` how often that opened since.
     """
 
     lane_id: UUID
@@ -46,6 +47,8 @@ class LaneState:
     provider_running: int
     provider_most: int | None
     now: datetime
+    failures: int = 0
+    trips: int = 0
 
     @property
     def is_due(self) -> bool:

@@ -86,14 +86,24 @@ async def pause(tx: Transaction, tenant_id: UUID, lane_id: UUID, reason: str) ->
 
 async def resume(tx: Transaction, tenant_id: UUID, lane_id: UUID) -> None:
     """Let a lane go on, its breaker closed."""
-    key = {"tenant_id": tenant_id, "lane_id": lane_id, "delay": timedelta()}
+    key = {"tenant_id": tenant_id, "lane_id": lane_id}
     await tx.pipeline(
-        [
-            Bound(store.KEEP_TENANT_LANE, key),
-            Bound(store.SET_PAUSE, {**key, "reason": ""}),
-            Bound(store.CLOSE_BREAKER, key),
-            Bound(store.PULL_LANE, key),
-            Bound(store.PULL_TENANT_LANE, key),
-            Bound(store.NOTIFY, {"channel": CHANNEL}),
-        ]
+        _going_on(tenant_id, lane_id, [Bound(store.SET_PAUSE, {**key, "reason": ""})])
     )
+
+
+async def reset(tx: Transaction, tenant_id: UUID, lane_id: UUID) -> None:
+    """Close a lane's breaker; one that is paused stays so."""
+    await tx.pipeline(_going_on(tenant_id, lane_id))
+
+
+def _going_on(tenant_id: UUID, lane_id: UUID, changes: Sequence[Bound] = ()) -> list[Bound]:
+    key = {"tenant_id": tenant_id, "lane_id": lane_id, "delay": timedelta()}
+    return [
+        Bound(store.KEEP_TENANT_LANE, key),
+        *changes,
+        Bound(store.CLOSE_BREAKER, key),
+        Bound(store.PULL_LANE, key),
+        Bound(store.PULL_TENANT_LANE, key),
+        Bound(store.NOTIFY, {"channel": CHANNEL}),
+    ]

@@ -13,7 +13,7 @@ from services.executor.audit.outbox import Deed, Doer, telling
 from services.executor.engine import steering
 from services.executor.engine.standstill import LaneState, Reason, why
 from services.executor.store import lane_states as store
-from services.executor.store.lane_states import ProviderSwitch
+from services.executor.store.lane_states import ProviderState, ProviderSwitch
 from services.providers.catalog import Catalog
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,20 @@ class Switchboard:
             await tx.pipeline([telling(tenant_id, doer, deed)])
         log.warning("lane %s of tenant %s goes on", lane_id, tenant_id)
         return resumed
+
+    async def reset(self, tenant_id: UUID, lane_id: UUID, doer: Doer) -> Lane:
+        """Close a lane's breaker; what paused it stays. Raises NotFound."""
+        async with self._database.tenant(tenant_id) as tx:
+            await steering.reset(tx, tenant_id, lane_id)
+            closed = self._lane(await store.one(tx, tenant_id, lane_id), lane_id)
+            deed = Deed("Lane", "reset", _name(closed), lane_id)
+            await tx.pipeline([telling(tenant_id, doer, deed)])
+        log.warning("the breaker of lane %s of tenant %s is closed", lane_id, tenant_id)
+        return closed
+
+    async def providers(self, tenant_id: UUID) -> tuple[ProviderState, ...]:
+        """How a tenant's lanes stand, by provider."""
+        return tuple(await store.providers(self._database, tenant_id))
 
     async def switch_off(self, provider: str, reason: str, doer: Doer) -> ProviderSwitch:
         """Begin no work of any tenant with a provider. Raises UnknownProvider."""

@@ -1,12 +1,14 @@
 """Events as people look at them: page by page, and one as it came."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from services.chassis import pages
 from services.chassis.database import Database
 from services.chassis.errors import FailedPrecondition, NotFound
 from services.executor.events.retelling import opened
+from services.executor.redacting import rules_of, shown
 from services.executor.registry.credentials import Secrets
 from services.executor.store import event_pages as store
 from services.executor.store.event_pages import Noted
@@ -34,10 +36,11 @@ class EventPage:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An event in the clear."""
+    """An event in the clear; `shown` is what people may see of its body."""
 
     noted: Noted
     said: Kept
+    shown: bytes = field(repr=False)
 
 
 class EventLog:
@@ -58,8 +61,11 @@ class EventLog:
         return EventPage(tuple(found[:size]), token)
 
     async def get(self, tenant_id: UUID, event_id: UUID) -> Seen:
-        """An event as it came. Raises NotFound, or FailedPrecondition where it does not open."""
-        noted, kept = await store.get(self._database, tenant_id, event_id)
+        """An event as it came, and as the endpoint it came by lets people see it now.
+
+        Raises NotFound, or FailedPrecondition where it does not open.
+        """
+        noted, kept, endpoint = await store.get(self._database, tenant_id, event_id)
         if noted is None or kept is None:
             raise NotFound(f"events/{event_id} does not exist")
         said = await opened(self._secrets, kept)
@@ -68,4 +74,6 @@ class EventLog:
                 "the event is there, but what it says does not open any more",
                 reason="PAYLOAD_UNREADABLE",
             )
-        return Seen(noted, said)
+        rules = rules_of(endpoint.spec if endpoint else None)
+        seen = await asyncio.to_thread(shown, said.body, rules) if rules else said.body
+        return Seen(noted, said, seen)

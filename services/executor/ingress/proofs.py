@@ -22,7 +22,8 @@ from services.chassis.secret import Secret
 from services.executor.registry.credentials import Resolved, Values
 from services.providers.auth import Credential, CredentialRefused, auth_headers
 from services.providers.manifest import AuthRule, SignatureScheme
-from services.providers.signatures import OF_URLS, SignatureRefused, verify
+from services.providers.signatures import OF_URLS, SignatureRefused, idle, verify
+from services.providers.signing_keys import is_public
 
 SIGNATURE: Final = "SIGNATURE"
 NONE: Final = "NONE"
@@ -142,6 +143,11 @@ def _secrets(_type: str, values: Values) -> Sequence[Secret]:
     return [secret] if secret is not None and secret.reveal() else []
 
 
+def _unknown_to_others(kind: str, values: Values) -> Sequence[Secret]:
+    """What an url may be made from: no public key."""
+    return [each for each in _secrets(kind, values) if not is_public(each)]
+
+
 def _carried(kind: str, values: Values) -> Sequence[Secret]:
     """The value of the header that carries a credential of this type, without a scheme's name."""
     rule = _RULES.get(kind)
@@ -185,6 +191,7 @@ def _compare(known: Sequence[bytes], given: str, delivery: Delivery) -> None:
     for each in known:
         # Thrown away: a signature would have cost it.
         hmac.digest(each, delivery.body, hashlib.sha256)
+    idle(delivery.headers, delivery.body)
     if not matches:
         raise NotLetIn("what is shown is missing or wrong")
 
@@ -214,7 +221,7 @@ class _Way:
 
 _WAYS: Final[Mapping[str, _Way]] = {
     SIGNATURE: _Way(_secrets, _signed),
-    NONE: _Way(_secrets, _in_url),
+    NONE: _Way(_unknown_to_others, _in_url),
     "BEARER": _Way(_carried, _after("Bearer"), "Authorization"),
     "BASIC": _Way(_carried, _after("Basic"), "Authorization"),
     "API_KEY": _Way(_carried, _after(""), API_KEY_HEADER),

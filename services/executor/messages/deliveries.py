@@ -8,14 +8,18 @@ from google.protobuf.duration_pb2 import Duration
 from tenon.executor.v1 import delivery_service_pb2 as pb
 
 from services.chassis.errors import invalid
-from services.chassis.ids import parse_name
+from services.chassis.ids import format_name, parse_name
 from services.chassis.interceptors import Call
 from services.executor.deliveries.again import Recovered, Recovery
+from services.executor.deliveries.endpoints import EndpointPage, EndpointState
 from services.executor.deliveries.reading import DeliveryPage, DeliveryQuery
 from services.executor.messages.executions import moment, uid_in
+from services.executor.messages.lanes import lane
+from services.executor.store.delivery_counts import STATES
 from services.executor.store.delivery_pages import Delivery, Try
 
 _STATE: Final = "STATE_"
+ENDPOINTS: Final = "webhookEndpoints"
 
 
 def delivery_id(name: str) -> UUID:
@@ -68,9 +72,37 @@ def recovery(request: pb.RecoverEndpointRequest, call: Call) -> Recovery:
     """What a caller wants delivered again. Raises InvalidArgument."""
     return Recovery(
         tenant_id=call.inside(),
-        endpoint=parse_name(request.endpoint, "webhookEndpoints")[1],
+        endpoint=endpoint(request),
         since=_since(request),
         page_token=request.page_token,
+    )
+
+
+def endpoint(request: pb.RecoverEndpointRequest | pb.ResetCircuitRequest) -> str:
+    """The name in `tenants/{slug}/webhookEndpoints/{name}`. Raises BadName."""
+    return parse_name(request.endpoint, ENDPOINTS)[1]
+
+
+def endpoint_page(found: EndpointPage, tenant: str) -> pb.ListEndpointStatesResponse:
+    """A page as the caller sees it."""
+    return pb.ListEndpointStatesResponse(
+        endpoint_states=[_endpoint_state(each, tenant) for each in found.states],
+        next_page_token=found.next_page_token,
+    )
+
+
+def _endpoint_state(found: EndpointState, tenant: str) -> pb.EndpointState:
+    counts = found.counts
+    return pb.EndpointState(
+        name=format_name(tenant, ENDPOINTS, found.lane.state.owner),
+        lane=lane(found.lane, tenant),
+        **{state: getattr(counts, state) for state in STATES},
+        success_rate=found.success_rate,
+        last_success_time=moment(counts.last_success_at),
+        last_failure_time=moment(counts.last_failure_at),
+        last_failure_reason=counts.last_failure_reason or "",
+        duration_p50=_lasting(counts.p50_ms),
+        duration_p95=_lasting(counts.p95_ms),
     )
 
 
@@ -90,13 +122,19 @@ def _since(request: pb.RecoverEndpointRequest) -> datetime:
     raise invalid("since", "must be a time since 1970")
 
 
-def _try(found: Try) -> pb.Attempt:
+def _lasting(ms: float | None) -> Duration | None:
+    if ms is None:
+        return None
     duration = Duration()
-    duration.FromMilliseconds(found.duration_ms)
+    duration.FromMilliseconds(round(ms))
+    return duration
+
+
+def _try(found: Try) -> pb.Attempt:
     return pb.Attempt(
         number=found.number,
         start_time=moment(found.started_at),
-        duration=duration,
+        duration=_lasting(found.duration_ms),
         response_status=found.response_status,
         failure_reason=found.failure_reason,
         response_head=found.response_head,

@@ -135,10 +135,10 @@ def event_page(found: EventPage, tenant: str) -> pb.ListEventsResponse:
 
 
 def event(found: Seen, tenant: str) -> pb.Event:
-    """An event as it came."""
+    """An event as it came, as far as its endpoint lets people see it."""
     told = _noted(found.noted, tenant)
     told.headers.update(found.said.headers)
-    told.body = found.said.body
+    told.body, told.redacted = found.shown, found.shown != found.said.body
     return told
 
 

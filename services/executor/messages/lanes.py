@@ -7,7 +7,7 @@ from tenon.executor.v1 import lane_service_pb2 as pb
 from services.chassis.interceptors import Call
 from services.executor.engine.switchboard import Lane, LanePage, LaneQuery
 from services.executor.messages.executions import moment, uid_in
-from services.executor.store.lane_states import ProviderSwitch
+from services.executor.store.lane_states import ProviderState, ProviderSwitch
 
 
 def lane_query(request: pb.ListLanesRequest, call: Call) -> LaneQuery:
@@ -47,9 +47,31 @@ def lane(found: Lane, tenant: str) -> pb.Lane:
         next_look_time=moment(state.next_at),
         breaker=pb.Lane.Breaker.Value(f"BREAKER_{state.breaker}"),
         reasons=[pb.LaneReason(code=each.code, message=each.message) for each in found.reasons],
+        failures=state.failures,
+        trips=state.trips,
+        open_until_time=moment(state.open_until) if state.breaker == "OPEN" else None,
     )
     if state.oldest_age is not None:
         answer.oldest_age.FromTimedelta(state.oldest_age)
+    return answer
+
+
+def provider_states(found: tuple[ProviderState, ...]) -> pb.ListProviderStatesResponse:
+    """How a tenant's lanes stand, by provider."""
+    return pb.ListProviderStatesResponse(provider_states=map(_provider_state, found))
+
+
+def _provider_state(found: ProviderState) -> pb.ProviderState:
+    answer = pb.ProviderState(
+        provider=found.provider,
+        closed=found.closed,
+        open=found.open,
+        half_open=found.half_open,
+        paused=found.paused,
+        off_reason=found.off_reason,
+    )
+    if found.oldest_age is not None:
+        answer.oldest_age.FromTimedelta(found.oldest_age)
     return answer
 
 

@@ -19,6 +19,12 @@ class LaneServicer:
         found = await self._switchboard.page(messages.lane_query(request, call))
         return messages.lane_page(found, call.tenant)
 
+    async def ListProviderStates(
+        self, _: pb.ListProviderStatesRequest, call: Call
+    ) -> pb.ListProviderStatesResponse:
+        """A tenant's lanes by provider."""
+        return messages.provider_states(await self._switchboard.providers(call.inside()))
+
     async def PauseLane(self, request: pb.PauseLaneRequest, call: Call) -> pb.Lane:
         """Begin nothing of a lane."""
         lane_id = messages.lane_id(request)

@@ -38,7 +38,7 @@ _THE = and_(
 )
 _NEW = (
     *("tenant_id", "id", "event_id", "event_type", "endpoint_id", "endpoint", "subscription"),
-    *("state", "payload_hash", "data_key_id", "sealed_body", "message_id"),
+    *("state", "payload_hash", "data_key_id", "sealed_body", "message_id", "order_key"),
 )
 _TAKEN = ("id", "event_type", "attempts", "ended_at", "data_key_id", "sealed_body", "message_id")
 _KEPT = tuple(each.name for each in fields(Kept))
@@ -122,6 +122,7 @@ class NewDelivery:
     """One event for one endpoint; `sealed_body` is delivered instead of the event's own body.
 
     `message_id` is what `webhook-id` is made from, None for the delivery's own id.
+    `order_key`: with what it keeps its order, empty where it keeps none by key.
     """
 
     tenant_id: UUID
@@ -135,6 +136,7 @@ class NewDelivery:
     data_key_id: UUID | None = None
     sealed_body: bytes | None = field(default=None, repr=False)
     message_id: UUID | None = None
+    order_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

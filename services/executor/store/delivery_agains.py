@@ -5,6 +5,7 @@ transaction.
 """
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 from uuid import UUID
 
@@ -22,7 +23,7 @@ ONE: Final = Statement(
     update(DELIVERIES)
     .where(_MINE, _D.id == bindparam("the_id", type_=Uuid), _D.ended_at.is_not(None))
     .values(_AGAIN)
-    .returning(*COLUMNS)
+    .returning(*COLUMNS, _D.order_key)
 )
 _MISSED = (
     select(_D.id)
@@ -41,7 +42,10 @@ _MISSED = (
     .cte("missed")
 )
 MISSED: Final = Statement(
-    update(DELIVERIES).where(_MINE, _D.id == _MISSED.c.id).values(_AGAIN).returning(_D.id)
+    update(DELIVERIES)
+    .where(_MINE, _D.id == _MISSED.c.id)
+    .values(_AGAIN)
+    .returning(_D.id, _D.order_key)
 )
 
 
@@ -55,10 +59,23 @@ class Missed:
     since: UUID
 
 
-async def one(tx: Transaction, tenant_id: UUID, delivery_id: UUID) -> Delivery | None:
+@dataclass(frozen=True, slots=True)
+class TakenUp:
+    """One that goes again, and with what it keeps its order."""
+
+    id: UUID
+    order_key: str
+
+
+async def one(
+    tx: Transaction, tenant_id: UUID, delivery_id: UUID
+) -> tuple[Delivery, TakenUp] | None:
     """Take up a delivery; None: it is not there, or has not ended."""
     row = await tx.one(ONE, the_tenant_id=tenant_id, the_id=delivery_id)
-    return Delivery(*row) if row else None
+    if row is None:
+        return None
+    *shown, order_key = row
+    return Delivery(*shown), TakenUp(delivery_id, order_key)
 
 
 async def is_there(tx: Transaction, tenant_id: UUID, delivery_id: UUID) -> bool:
@@ -66,8 +83,8 @@ async def is_there(tx: Transaction, tenant_id: UUID, delivery_id: UUID) -> bool:
     return bool(await tx.all(GET, tenant_id=tenant_id, id=delivery_id))
 
 
-async def missed(tx: Transaction, what: Missed, size: int) -> list[UUID]:
-    """Take up at most so many dead or failed ones, the oldest; their ids in order."""
+async def missed(tx: Transaction, what: Missed, size: int) -> list[TakenUp]:
+    """Take up at most so many dead or failed ones, the oldest; in the order of their ids."""
     rows = await tx.all(
         MISSED,
         the_tenant_id=what.tenant_id,
@@ -76,4 +93,4 @@ async def missed(tx: Transaction, what: Missed, size: int) -> list[UUID]:
         since=what.since,
         size=size,
     )
-    return sorted(row.id for row in rows)
+    return sorted((TakenUp(*row) for row in rows), key=attrgetter("id"))

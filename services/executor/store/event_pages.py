@@ -13,6 +13,7 @@ from services.executor.store.delivery_pages import OF_EVENT
 from services.executor.store.events import KEPT, Kept, kept
 from services.executor.store.projected import ALL_OF, ProjectedObject
 from services.executor.tables import EVENTS, EXECUTIONS
+from services.executor.tables import PROJECTED_OBJECTS as OBJECTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,16 @@ _PAGE = (
 PAGE: Final = Statement(_PAGE)
 PAGE_OF_TYPE: Final = Statement(_PAGE.where(EVENTS.c.type == bindparam("type", type_=String)))
 GET: Final = Statement(select(*_COLUMNS).where(_MINE, EVENTS.c.id == bindparam("id", type_=Uuid)))
+CAME_BY: Final = Statement(
+    select(*(OBJECTS.c[each.name] for each in fields(ProjectedObject))).where(
+        OBJECTS.c.tenant_id == bindparam("tenant_id", type_=Uuid),
+        OBJECTS.c.kind == "WebhookEndpoint",
+        OBJECTS.c.object_id
+        == select(EVENTS.c.endpoint_id)
+        .where(_MINE, EVENTS.c.id == bindparam("id", type_=Uuid))
+        .scalar_subquery(),
+    )
+)
 RUNS: Final = Statement(
     select(EXECUTIONS.c.id)
     .where(
@@ -73,11 +84,14 @@ async def page(
 
 async def get(
     database: Database, tenant_id: UUID, event_id: UUID
-) -> tuple[Noted | None, Kept | None]:
-    """An event, and what is kept of what it says."""
+) -> tuple[Noted | None, Kept | None, ProjectedObject | None]:
+    """An event, what is kept of what it says, and the endpoint it came by, if that is there."""
     place = {"tenant_id": tenant_id, "id": event_id}
-    found, said = await database.read_all(tenant_id, [Bound(GET, place), Bound(KEPT, place)])
-    return (Noted(*found[0]), kept(said[0])) if found else (None, None)
+    found, said, by = await database.read_all(
+        tenant_id, [Bound(GET, place), Bound(KEPT, place), Bound(CAME_BY, place)]
+    )
+    endpoint = ProjectedObject(*by[0]) if by else None
+    return (Noted(*found[0]), kept(said[0]), endpoint) if found else (None, None, None)
 
 
 async def begun(database: Database, tenant_id: UUID, event_id: UUID) -> Begun:

@@ -4,7 +4,7 @@ What waits is counted as far as `MOST_COUNTED`: a backlog must not make looking 
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -39,6 +39,19 @@ class ProviderSwitch:
     provider: str
     reason: str
     switched_off_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderState:
+    """How a tenant's lanes of one provider stand; `provider` is empty for those that call none."""
+
+    provider: str
+    closed: int
+    open: int
+    half_open: int
+    paused: int
+    oldest_age: timedelta | None
+    off_reason: str
 
 
 def _count(where: ColumnElement[bool]) -> Any:
@@ -85,6 +98,8 @@ def _states() -> Any:
         "provider_running": case((cap.is_not(None), _running_of_provider()), else_=0),
         "provider_most": cap,
         "now": NOW,
+        "failures": LANES.c.failures,
+        "trips": LANES.c.trips,
     }
     owned = and_(
         PROJECTED_OBJECTS.c.tenant_id == LANES.c.tenant_id,
@@ -114,6 +129,34 @@ SWITCHES = Statement(
         PROVIDER_SWITCHES.c.provider
     )
 )
+
+
+def _by_provider() -> Statement:
+    """Every column of a ProviderState, in its order."""
+    due = select(func.min(WORK.c.due_at)).where(WAITING).correlate(LANES).scalar_subquery()
+    lanes = select(LANES, due.label("due_at")).where(MINE).cte("of_tenant")
+    age = NOW - func.min(lanes.c.due_at)
+    breakers = (("closed", "CLOSED"), ("open", "OPEN"), ("half_open", "HALF_OPEN"))
+    columns = (
+        lanes.c.provider,
+        *(func.count().filter(lanes.c.breaker == word).label(name) for name, word in breakers),
+        func.count().filter(lanes.c.pause_reason != "").label("paused"),
+        case((func.min(lanes.c.due_at) <= NOW, age)).label("oldest_age"),
+        func.coalesce(func.max(PROVIDER_SWITCHES.c.reason), "").label("off_reason"),
+    )
+    switched = PROVIDER_SWITCHES.c.provider == lanes.c.provider
+    table = lanes.outerjoin(PROVIDER_SWITCHES, switched)
+    grouped = select(*columns).select_from(table).group_by(lanes.c.provider)
+    return Statement(grouped.order_by(lanes.c.provider))
+
+
+PROVIDERS = _by_provider()
+
+
+async def providers(database: Database, tenant_id: UUID) -> list[ProviderState]:
+    """A tenant's lanes by provider."""
+    rows = await database.read(tenant_id, PROVIDERS, tenant_id=tenant_id)
+    return [ProviderState(*row) for row in rows]
 
 
 async def page(

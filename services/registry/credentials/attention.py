@@ -74,7 +74,8 @@ class Attention:
             row, calls, events = rows[0], list[Bound](), list[Event]()
             if row.rotation_is_due and _rotates_itself(row):
                 slug = (await transaction.one(store.SLUG, tenant_id=tenant_id)).slug
-                values, facts = {SECRET: new_webhook_secret()}, Facts(GENERATED, "registry")
+                values = {SECRET: new_webhook_secret(row.generate)}
+                facts = Facts(GENERATED, "registry")
                 calls += await self._changing.turning(
                     transaction, slug, row, values, facts, _overlap(row)
                 )

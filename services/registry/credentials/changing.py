@@ -5,8 +5,6 @@ of what was declared. Each is one transaction in the tenant: rows, audit event, 
 word to every process that remembers the values.
 """
 
-import base64
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,9 +14,9 @@ from uuid import UUID
 from services.chassis.constraints import did_you_mean
 from services.chassis.database import Bound, Transaction
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, invalid
-from services.chassis.redaction import remember
 from services.chassis.rules import Risk
 from services.chassis.secret import Secret
+from services.providers import signing_keys
 from services.providers.auth import credential_parts
 from services.registry.access.changes import By, Changes, Done
 from services.registry.audit.log import Event
@@ -31,7 +29,7 @@ from services.registry.wanted.plan import NOTHING, FieldChange
 KIND: Final = "Credential"
 WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of a type
 SECRET: Final = "secret"  # noqa: S105 - the name of a part
-SECRET_BYTES: Final = 32
+ED25519: Final = "ed25519"
 LONGEST_OVERLAP: Final = timedelta(days=30)
 LONGEST_REASON: Final = 1000
 
@@ -57,9 +55,10 @@ class Turn:
     overlap: timedelta | None = None
 
 
-def new_webhook_secret() -> Secret:
-    """A fresh secret in the form of Standard Webhooks 1.0.0: `whsec_` and 32 bytes in base64."""
-    return remember(Secret(f"whsec_{base64.b64encode(os.urandom(SECRET_BYTES)).decode()}"))
+def new_webhook_secret(generate: str) -> Secret:
+    """A fresh secret in the form of Standard Webhooks 1.0.0, as a credential's `generate` says."""
+    made = signing_keys.new_private_key if generate == ED25519 else signing_keys.new_secret
+    return made()
 
 
 class Changing:
@@ -81,7 +80,8 @@ class Changing:
             await transaction.pipeline(calls)
             found = await _shown(transaction, named)
             told = _telling("rotate", found, Risk.HIGH, {"version": found.version})
-            return Done(answer(found, values[SECRET] if made else None), told, _word(named))
+            tells = made and not signing_keys.public_key(values[SECRET])
+            return Done(answer(found, values[SECRET] if tells else None), told, _word(named))
 
         return await self._changes.make_inside(by, act)
 
@@ -166,6 +166,12 @@ class Changing:
                     "only a webhook secret that Tenon made is told", reason="NOT_GENERATED"
                 )
             check_newest(row)
+            if versions[0].public_key:
+                raise FailedPrecondition(
+                    "a private key stays here: receivers need its public key, which everybody"
+                    " sees who sees the credential",
+                    reason="PRIVATE_KEY",
+                )
             told.append((row.version, self._sealing.opened(row)[SECRET]))
             event = _telling("reveal", row, Risk.HIGH, {"version": row.version})
             return Done(b"", event)
@@ -203,7 +209,7 @@ def _telling(action: str, row: Any, risk: Risk, said: Mapping[str, Any]) -> Even
 def _values(row: Any, turn: Turn) -> tuple[Mapping[str, Secret], bool]:
     """The values of the next version, and whether Tenon made them."""
     if not turn.values and row.type == WEBHOOK_SECRET:
-        return {SECRET: new_webhook_secret()}, True
+        return {SECRET: new_webhook_secret(row.generate)}, True
     parts, given = credential_parts(row.type), turn.values.keys()
     unknown = sorted(given - parts.known)
     if unknown:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from services.chassis.database import Bound
@@ -14,6 +14,8 @@ from services.registry.credentials.status import beginning, keeping, planning
 from services.registry.store import credentials as store
 from services.registry.wanted.objects import SECRET_VALUES, Complete
 from services.registry.wanted.plan import Change
+
+GENERATE: Final = "spec.generate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +93,15 @@ def moment_of(text: str) -> datetime | None:
 
 def _new_values(change: Change) -> Mapping[str, Secret] | None:
     """The values of a new version, or None where the current one stays."""
-    before = change.before.fields[SECRET_VALUES] if change.before else None
-    after = change.after.fields[SECRET_VALUES]
-    if before == after:
-        return None
-    if after:
-        return change.declared.secrets
+    said = change.after.fields
+    before = change.before.fields if change.before else {}
+    if said[SECRET_VALUES]:
+        changes = before.get(SECRET_VALUES) != said[SECRET_VALUES]
+        return change.declared.secrets if changes else None
     # Nobody says the secret of a webhook: Tenon makes it.
-    if change.after.fields["spec.type"] == WEBHOOK_SECRET:
-        return {SECRET: new_webhook_secret()}
+    ruling = (SECRET_VALUES, GENERATE)
+    if said["spec.type"] == WEBHOOK_SECRET and any(before.get(f) != said[f] for f in ruling):
+        return {SECRET: new_webhook_secret(said[GENERATE])}
     return None
 
 

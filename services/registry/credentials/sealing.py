@@ -14,6 +14,7 @@ from services.chassis.errors import FailedPrecondition
 from services.chassis.ids import uuid7
 from services.chassis.redaction import remember
 from services.chassis.secret import Secret
+from services.providers import signing_keys
 from services.registry.credentials.places import key_place, value_place
 from services.registry.keys.vault import TenantKey, Vault, Wrapped
 from services.registry.store import credentials as store
@@ -113,6 +114,7 @@ class Sealing:
             "expires_at": facts.expires_at,
             "refresh_expires_at": facts.refresh_expires_at,
             "scopes": list(facts.scopes),
+            "public_key": _public_key(version.values),
         }
         return Bound(store.ADD_VERSION, row)
 
@@ -135,6 +137,11 @@ class Sealing:
             part: self._vault.fingerprint(tenant, name, part, value)
             for part, value in values.items()
         }
+
+
+def _public_key(values: Values) -> str:
+    secret = values.get("secret")
+    return signing_keys.public_key(secret) if secret is not None else ""
 
 
 def _words(values: Values) -> bytes:

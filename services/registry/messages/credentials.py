@@ -99,6 +99,7 @@ def credential_message(tenant: str, shown: Shown) -> pb2.Credential:
         description=row.description,
         version=row.version,
         fingerprints=_marks(row.fingerprints),
+        public_key=row.public_key or "",
         create_time=moment(row.created_at),
         rotate_time=moment(row.rotated_at),
         spec=_spec(row),
@@ -286,6 +287,7 @@ def _version(row: Any) -> pb2.CredentialVersion:
         fingerprints=_marks(row.fingerprints),
         data_key_uid=str(row.data_key_id),
         key_version=row.key_version,
+        public_key=row.public_key,
     )
 
 

@@ -130,6 +130,7 @@ _SHOWN = (
     STANDING,
     func.coalesce(_V.created_at, _C.created_at).label("rotated_at"),
     _V.fingerprints,
+    _V.public_key,
     _V.scopes.label("granted_scopes"),
     _V.expires_at.label("token_expires_at"),
     _V.refresh_expires_at,

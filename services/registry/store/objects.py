@@ -62,7 +62,7 @@ STORED: Mapping[str, Stored] = {
         (
             *("type", "description", "environment", "provider", "key_type", "grant", "scopes"),
             *("expires", "allowed_endpoints", "allowed_ranges", "rotation", "config"),
-            *("provider_metadata", "notes"),
+            *("provider_metadata", "notes", "generate"),
         ),
         (
             Reference("venue", "venue_id", "Venue"),
@@ -114,7 +114,7 @@ STORED: Mapping[str, Stored] = {
         "endpoint_id",
         (
             *("direction", "is_active", "auth", "auth_header", "url", "headers", "delivery"),
-            *("app", "tenants", "subject"),
+            *("app", "tenants", "subject", "redact"),
         ),
         (
             Reference("integration", "integration_id", "Integration"),

@@ -26,6 +26,7 @@ credentials = wanted(
     text("notes"),
     Column("declared", JSONB, nullable=False),
     text("created_by"),
+    text("generate"),
 )
 
 credential_versions = Table(
@@ -47,6 +48,7 @@ credential_versions = Table(
     moment("refresh_expires_at", nullable=True),
     Column("scopes", ARRAY(Text), nullable=False),
     moment("shredded_at", nullable=True),
+    text("public_key"),
 )
 
 credential_status = Table(

@@ -50,6 +50,7 @@ webhook_endpoints = wanted(
     Column("tenants", ARRAY(Text), nullable=False),
     text("app_provider"),
     text("subject"),
+    Column("redact", ARRAY(Text), nullable=False),
 )
 
 subscriptions = wanted(

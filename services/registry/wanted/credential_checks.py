@@ -21,6 +21,7 @@ APPS: Final[Mapping[str, frozenset[str]]] = {
 }
 """The types of credential that are apps, and the grants by which each comes by tokens."""
 OAUTH2: Final = "oauth2"
+WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of a type
 CODE: Final = "authorization_code"
 PRODUCTION: Final = "production"
 
@@ -50,6 +51,8 @@ def check_credential(one: Complete, known: Known, catalog: Catalog) -> Found:
         yield from _app(spec, manifest)
     elif spec["config"]:
         yield "spec.config", "is for apps: credentials of type oauth2_client or jwt_key"
+    if spec["generate"] and (spec["type"] != WEBHOOK_SECRET or spec["values"]):
+        yield "spec.generate", "is for credentials of type webhook_secret without values"
     yield from _tokens(spec, known, catalog)
 
 
@@ -83,7 +86,7 @@ def check_connection(one: Complete, known: Known) -> Found:
     provider, of = integration.spec()["provider"], credential.spec()
     if of["provider"] not in {"", provider}:
         yield "spec.credential", "is a credential of another provider"
-    if of["type"] in APPS or of["type"] == "webhook_secret":
+    if of["type"] in APPS or of["type"] == WEBHOOK_SECRET:
         yield "spec.credential", f"a credential of type {of['type']} is not an account's"
     yield from _livemode(spec["provider_metadata"], integration.spec()["environment"])
     if other := _same_account(one, known):

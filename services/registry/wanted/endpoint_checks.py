@@ -1,12 +1,13 @@
 """Whether endpoints make sense, and what is routed to them: pure."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from services.chassis.egress_requests import OWNED_HEADERS
 from services.chassis.expressions import ExpressionError
 from services.chassis.ids import SLUG, SLUG_RULE
+from services.chassis.jsonpath import JsonPath, JsonPathError
 from services.chassis.templates import Template
 from services.providers import brokers
 from services.providers.catalog import Catalog
@@ -29,12 +30,15 @@ SHOWN: Final[Mapping[str, frozenset[str]]] = {
     "BASIC": frozenset({"basic"}),
     "CUSTOM": frozenset({"api_key", "bearer"}),
     "OAUTH2": frozenset({"oauth2"}),
+    "MTLS": frozenset({"client_certificate"}),
 }
 """The types of credential that each way of proving who one is takes."""
 EVERYBODY: Final = "*"
 SHOWN_TO_BROKERS: Final = ("SIGNATURE", "NONE", "BASIC", "BEARER")
 """The ways of proving who one is that a broker knows; the first two are none."""
 BROKERS_OWN: Final = "nats-"
+OUTWARD: Final = frozenset({"OAUTH2", "MTLS"})
+"""What senders of webhooks to us do not have."""
 LONGEST_TIMEOUT_S: Final = 30.0
 LONGEST_WAIT_S: Final = 7 * 86_400.0
 MOST_AT_ONCE: Final = 1000
@@ -51,6 +55,7 @@ def check_endpoint(one: Complete, known: Known, catalog: Catalog) -> Found:
     if secret is not None and secret.spec()["type"] != "webhook_secret":
         yield "spec.secret", "must be a Credential of type webhook_secret"
     yield from _auth(spec, known)
+    yield from _redaction(spec["redact"])
     yield from (_inbound if spec["direction"] == INBOUND else _outbound)(spec, known, catalog)
     yield from _stream(one, known, catalog)
 
@@ -78,6 +83,14 @@ def check_routes(one: Complete, known: Known) -> Found:
         yield "spec.transform", "is for what is delivered; steps and actions have templates"
 
 
+def _redaction(paths: Sequence[str]) -> Found:
+    for index, text in enumerate(paths):
+        try:
+            JsonPath.of_place(text)
+        except JsonPathError as error:
+            yield f"spec.redact[{index}]", error.message
+
+
 def _auth(spec: Mapping[str, Any], known: Known) -> Found:
     takes = SHOWN.get(spec["auth"], frozenset())
     credential = known.get(("Credential", spec["credential"]))
@@ -102,8 +115,8 @@ def _inbound(spec: Mapping[str, Any], known: Known, catalog: Catalog) -> Found:
     for field in ("url", "headers", "subject"):
         if spec[field]:
             yield f"spec.{field}", "is for endpoints of direction OUTBOUND"
-    if spec["auth"] == "OAUTH2":
-        yield "spec.auth", "OAUTH2 is for endpoints of direction OUTBOUND"
+    if spec["auth"] in OUTWARD:
+        yield "spec.auth", f"{spec['auth']} is for endpoints of direction OUTBOUND"
     if spec["auth"] in NEEDING_SECRET and not (spec["secret"] or spec["app"]):
         yield "spec.secret", f"is required: {NEEDING_SECRET[spec['auth']]}"
     elif spec["secret"] and spec["auth"] not in NEEDING_SECRET:

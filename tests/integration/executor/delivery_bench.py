@@ -22,7 +22,7 @@ from services.executor.deliveries.webhooks import webhooks
 from services.executor.engine.recorder import Recorder
 from services.executor.engine.worker import Worker, WorkerLimits
 from services.executor.events.publishing import NewEvent, Publishing
-from services.executor.registry.credentials import Resolved
+from services.executor.registry.credentials import Resolved, Secrets
 from services.executor.store import delivery_pages, projected
 from services.executor.store.projected import ProjectedObject
 from tests.integration.executor.execution_bench import Vault
@@ -193,10 +193,18 @@ def endpoint(url: str) -> ProjectedObject:
 
 @asynccontextmanager
 async def delivery_bench(
-    database: Database, tenant_id: UUID, *ports: int, idle_s: float = 60.0
+    database: Database,
+    tenant_id: UUID,
+    *ports: int,
+    idle_s: float = 60.0,
+    registry: Secrets | None = None,
 ) -> AsyncIterator[DeliveryBench]:
-    """All of it; what listens at `ports` of this machine may be sent to, too."""
+    """All of it; what listens at `ports` of this machine may be sent to, too.
+
+    Its secrets are made up without a registry.
+    """
     receiver, keys = Receiver(), Keys()
+    opened = registry or keys
     runner = web.AppRunner(_application(receiver), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -209,10 +217,10 @@ async def delivery_bench(
             Evaluator() as evaluator,
         ):
             recorder = Recorder(database)
-            subjects = Subjects(database, keys, evaluator)
+            subjects = Subjects(database, opened, evaluator)
             transports = {**webhooks(egress), **brokers_of(egress, subjects, links)}
-            sending = Sending(database, keys, transports, recorder)
-            publishing = Publishing(database, keys, evaluator)
+            sending = Sending(database, opened, transports, recorder)
+            publishing = Publishing(database, opened, evaluator)
             bench = DeliveryBench(
                 database,
                 tenant_id,

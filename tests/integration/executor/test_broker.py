@@ -81,10 +81,10 @@ async def out(
 
 @asynccontextmanager
 async def benched(
-    database: Database, tenant_id: UUID, url: str, *more: int, **kept: float
+    database: Database, tenant_id: UUID, url: str, *more: int, idle_s: float = 60.0
 ) -> AsyncIterator[DeliveryBench]:
     ports = [int(each.rpartition(":")[2]) for each in url.split(",")]
-    async with delivery_bench(database, tenant_id, *ports, *more, **kept) as bench:
+    async with delivery_bench(database, tenant_id, *ports, *more, idle_s=idle_s) as bench:
         await bench.want(url=url, subject="t.${event.type}")
         yield bench
 

@@ -1,6 +1,7 @@
 """Credentials at work: dropped when they are revoked, refreshed when they have ended, counted."""
 
 import asyncio
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from services.chassis.channel import open_channel
 from services.chassis.database import Database
 from services.chassis.errors import FailedPrecondition
 from services.chassis.process import background
+from services.chassis.secret import Secret
 from services.chassis.usage import flush
 from services.executor.calling import Calling
 from services.executor.executions.running import Running
@@ -24,6 +26,7 @@ from services.executor.registry.uses import Uses
 from services.executor.store import projected, tenants
 from services.executor.store.executions import Execution
 from services.executor.store.tenants import ProjectedTenant
+from services.providers.signatures import verify
 from services.sandbox.faults import Fault
 from services.sandbox.grants import Tokens
 from tests.integration.executor.credential_calls import (
@@ -31,6 +34,7 @@ from tests.integration.executor.credential_calls import (
     shown,
     tenant_key_replaced,
 )
+from tests.integration.executor.delivery_bench import delivery_bench
 from tests.integration.executor.execution_bench import (
     CATALOG,
     ISSUE,
@@ -179,6 +183,39 @@ async def test_a_call_whose_token_has_ended_is_made_once_more_with_a_new_one(acm
     assert acme.called(RECORDS) == 2
     assert (await acme.run()).state == "success"
     assert acme.called(RECORDS) == 3 and acme.service.calls["RefreshCredential"] == 1
+
+
+async def test_an_endpoint_is_shown_a_token_of_its_own_provider_and_a_newer_one_when_it_ends(
+    acme: Acme,
+) -> None:
+    identity = acme.runs.box.identity
+    async with delivery_bench(acme.runs.database, acme.tenant_id, registry=acme.registry) as out:
+        await acme.want(
+            *wanted(acme),
+            document("Credential", "machine", type="oauth2", app="app", grant="client_credentials"),
+            document("Credential", "pair", type="webhook_secret", generate="ed25519"),
+            document("WebhookEndpoint", "out", direction="OUTBOUND", url=out.receiver.url,
+                     secret="pair", auth="OAUTH2", credential="machine",
+                     delivery={"retries": ["0.05s"]}),
+            document("Subscription", "all", deliver_to="out"),
+        )  # fmt: skip
+        async with out.working():
+            await out.publish()
+            await out.until(lambda found: [d.state for d in found] == ["success"])
+            (first,) = out.receiver.got
+            token = first.headers["authorization"].removeprefix("Bearer ")
+            assert identity.holder(token) is not None
+            identity.revoke_token(token)
+            out.receiver.answer(401)
+            await out.publish()
+            await out.until(lambda found: [d.state for d in found] == ["success"] * 2)
+    _, refused, taken = out.receiver.got
+    assert refused.headers["authorization"] == first.headers["authorization"]
+    newer = taken.headers["authorization"].removeprefix("Bearer ")
+    assert newer != token and identity.holder(newer) is not None
+    # What signs it, the registry has made, and everybody may see what verifies it.
+    public = Secret((await shown(acme.service, "acme", "pair")).public_key)
+    verify("standard_webhooks", [public], taken.headers, taken.body, time.time())
 
 
 async def test_however_many_calls_are_refused_at_once_one_asks_for_a_new_token(acme: Acme) -> None:

@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import json
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -14,13 +16,16 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from services.chassis.database import Database
 from services.chassis.errors import NotFound
 from services.chassis.failpoints import Failpoint
-from services.chassis.secret import Secret
+from services.chassis.secret import MASK, Secret
 from services.executor.deliveries.policies import KIND
 from services.executor.deliveries.sending import AFTER_SEND, BEFORE_SEND, GONE
 from services.executor.engine import steering
 from services.executor.events.publishing import NewEvent
 from services.executor.registry.credentials import Resolved
 from services.executor.store import lane_states
+from services.providers.signatures import verify
+from services.providers.signing_keys import new_private_key, public_key
+from tests.certificates import Authority
 from tests.integration.executor.delivery_bench import (
     OLDER,
     SECRET,
@@ -29,6 +34,7 @@ from tests.integration.executor.delivery_bench import (
     delivery_bench,
     subscription,
 )
+from tests.tls_receiver import issued, tls_receiver
 
 
 @pytest.fixture
@@ -145,6 +151,20 @@ async def test_during_an_overlap_both_secrets_verify_it(out: DeliveryBench) -> N
         Webhook("whsec_" + b64encode(bytes(32)).decode()).verify(got.body, dict(got.headers))
 
 
+async def test_an_endpoint_of_a_pair_is_signed_so_that_its_public_key_verifies_it(
+    out: DeliveryBench,
+) -> None:
+    pair = new_private_key()
+    out.keys.webhook = [pair, SECRET]
+    await out.publish()
+    async with out.working():
+        await out.until(all_are("success"))
+    (got,) = out.receiver.got
+    verify("standard_webhooks", [Secret(public_key(pair))], got.headers, got.body, time.time())
+    # While they overlap, who has not changed over yet finds the other signature.
+    verified(SECRET, got)
+
+
 @pytest.mark.parametrize(
     ("auth", "header", "credential", "shown"),
     [
@@ -179,6 +199,41 @@ async def test_the_sender_shows_who_it_is(
     verified(SECRET, got)
 
 
+async def test_an_endpoint_is_shown_its_certificate_and_the_next_one_at_once(
+    executor_database: Database,
+    tenant_ids: tuple[UUID, UUID],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clients, strangers = Authority(tmp_path / "c", "c"), Authority(tmp_path / "s", "s")
+
+    def shown(name: str, version: int, by: Authority = clients) -> Resolved:
+        return Resolved(UUID(int=9), "client_certificate", version, issued(by, name))
+
+    async with (
+        tls_receiver(tmp_path, clients, monkeypatch) as receiver,
+        delivery_bench(executor_database, tenant_ids[0], receiver.port) as out,
+    ):
+        patient = {"retries": ["0.2s"] * 8}
+        await out.want(auth="MTLS", credential="shown", url=receiver.url, delivery=patient)
+        out.keys.shown = shown("first", 1)
+        await out.publish()
+        async with out.working():
+            await out.until(all_are("success"))
+            out.keys.shown = shown("second", 2)
+            await out.publish()
+            await out.until(all_are("success", 2))
+            # What cannot be shown, or is not accepted, is tried again until there is another.
+            out.keys.shown = shown("stranger", 3, strangers)
+            await out.publish()
+            await out.until(lambda found: found[-1].failure_reason == "LOST")
+            out.keys.shown = Resolved(UUID(int=9), "bearer", 4, {"token": Secret("none")})
+            await out.until(lambda found: found[-1].failure_reason == "NO_CERTIFICATE")
+            out.keys.shown = shown("third", 5)
+            await out.until(all_are("success", 3))
+    assert receiver.names == ["first", "second", "third"]
+
+
 async def test_what_an_endpoint_repeats_of_its_secrets_is_not_kept(out: DeliveryBench) -> None:
     out.keys.shown = Resolved(out.keys.credential_id, "bearer", 1, {"token": Secret("canary-123")})
     await out.want(auth="BEARER", credential="shown")
@@ -187,6 +242,36 @@ async def test_what_an_endpoint_repeats_of_its_secrets_is_not_kept(out: Delivery
     async with out.working():
         (delivery,) = await out.until(all_are("success"))
     assert "canary" not in (await out.attempts(delivery.id))[0].response_head
+
+
+ACCOUNT = {"user": {"email": "zoe@example.com", "id": 7}, "items": [{"pin": 1}, {"pin": 2}]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        (
+            json.dumps(ACCOUNT),
+            f'{{"user":{{"email":"{MASK}","id":7}},"items":[{{"pin":"{MASK}"}},{{"pin":"{MASK}"}}]}}',
+        ),
+        ('{"user": "nobody"}', '{"user":"nobody"}'),
+        ("user zoe@example.com", ""),
+        ('{"user": {"email": "zoe@example.com"', ""),
+        (json.dumps({**ACCOUNT, "more": "x" * 300_000}), ""),
+    ],
+)
+async def test_what_an_endpoint_redacts_is_not_kept_of_its_answers(
+    out: DeliveryBench, answer: str, kept: str
+) -> None:
+    await out.want(redact=["$.user.email", "$..pin"])
+    out.receiver.answer(400, text=answer)
+    await out.publish()
+    async with out.working():
+        (delivery,) = await out.until(all_are("success"))
+    first, second = await out.attempts(delivery.id)
+    assert first.response_head == kept and first.failure_reason == "HTTP_400"
+    # "thanks" is no JSON.
+    assert second.response_head == ""
 
 
 async def test_a_token_that_has_ended_is_had_anew_for_the_next_try(out: DeliveryBench) -> None:

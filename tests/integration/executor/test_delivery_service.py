@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,19 +15,25 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from tenon.executor.v1 import delivery_service_pb2 as pb
 from tenon.executor.v1 import delivery_service_pb2_grpc as pb_grpc
+from tenon.executor.v1 import lane_service_pb2 as lane_pb
 
 from services.chassis.database import Database
-from services.chassis.ids import uuid7_time
+from services.chassis.ids import uuid7_floor, uuid7_time
 from services.chassis.interceptors import Call
 from services.chassis.server import Listen, Service, serving
 from services.chassis.status import from_rpc_error
 from services.chassis.tenancy import Principal
 from services.executor.deliveries.again import BATCHES, Again
+from services.executor.deliveries.endpoints import Endpoints
+from services.executor.deliveries.policies import KIND
 from services.executor.deliveries.reading import DeliveryLog
 from services.executor.engine import steering
 from services.executor.engine.steering import Limits
+from services.executor.engine.switchboard import Switchboard
+from services.executor.engine.work import LanePolicy
 from services.executor.servicers.delivery import DeliveryServicer
 from services.executor.store import projected
+from services.providers.catalog import Catalog
 from tests.integration.executor.delivery_bench import DeliveryBench, delivery_bench, subscription
 
 Admin = psycopg.AsyncConnection[Any]
@@ -34,6 +41,7 @@ Stub: TypeAlias = "pb_grpc.DeliveryServiceAsyncStub"
 PARENT = "tenants/acme"
 ENDPOINT = f"{PARENT}/webhookEndpoints/out"
 BATCH = 3
+KEYS = "SELECT order_key FROM executor.deliveries ORDER BY id"
 CALLER = uuid4()
 
 
@@ -52,7 +60,11 @@ async def stub(out: DeliveryBench) -> AsyncIterator[Stub]:
         call.principal = Principal(CALLER, "user", "Ada")
         call.tenant, call.tenant_id = "acme", out.tenant_id
 
-    servicer = DeliveryServicer(DeliveryLog(out.database), Again(out.database, BATCH))
+    servicer = DeliveryServicer(
+        DeliveryLog(out.database),
+        Again(out.database, BATCH),
+        Endpoints(out.database, Switchboard(out.database, Catalog({}), [KIND])),
+    )
     service = Service(pb.DESCRIPTOR.services_by_name["DeliveryService"], servicer)
     async with (
         serving([service], [enter], Listen("127.0.0.1:0"), grace_s=0.1) as port,
@@ -281,6 +293,132 @@ async def test_a_recovery_that_is_cut_short_is_gone_on_with(
     assert (await recover(stub)).count == BATCH
 
 
+async def test_what_is_delivered_again_keeps_the_order_of_its_key(
+    out: DeliveryBench, stub: Stub, admin: Admin
+) -> None:
+    by_key = {"ordering": "key", "key": "event.payload.who", "retries": ["0.3s"]}
+    await out.want(delivery=by_key)
+    for who, number in (("ada", 0), ("ada", 1), ("bob", 0), ("bob", 1)):
+        await out.publish(payload={"who": who, "n": number})
+    keys = [row[0] for row in await (await admin.execute(KEYS)).fetchall()]
+    assert keys[0] == keys[1] != keys[2] == keys[3]
+    # It tells nothing of the event to who looks at the table.
+    assert not any(who in key for key in keys for who in ("ada", "bob"))
+    await admin.execute("DELETE FROM executor.work")
+    await admin.execute("UPDATE executor.deliveries SET state = 'dead', ended_at = now()")
+    first, *_ = await out.deliveries()
+    await stub.RetryDelivery(pb.RetryDeliveryRequest(name=name_of(first)))
+    assert (await recover(stub)).count == 3
+    # Behind them goes what is new of a key.
+    await out.publish(payload={"who": "ada", "n": 2})
+    out.receiver.answer(500)
+    async with out.working():
+        await out.until(lambda found: [d.state for d in found] == ["success"] * 5)
+    seen = [json.loads(got.body)["data"] for got in out.receiver.got]
+    held = seen[0]["who"]
+    wanted = {"ada": [0, 1, 2], "bob": [0, 1]}
+    wanted[held] = [0, *wanted[held]]
+    assert {who: [e["n"] for e in seen if e["who"] == who] for who in wanted} == wanted
+    # One key does not hold up the other.
+    assert seen[1]["who"] != held
+
+
+async def states(stub: Stub, **asked: Any) -> dict[str, pb.EndpointState]:
+    request = pb.ListEndpointStatesRequest(parent=PARENT, **asked)
+    found = (await stub.ListEndpointStates(request)).endpoint_states
+    return {each.name.rpartition("/")[2]: each for each in found}
+
+
+async def test_an_endpoint_tells_how_it_stands_and_how_the_last_day_went(
+    out: DeliveryBench, stub: Stub, admin: Admin, tenant_ids: tuple[UUID, UUID]
+) -> None:
+    await out.want(delivery={"retries": []})
+    out.receiver.answer(410, 200, 503)
+    for state in ("failed", "success", "dead"):
+        await out.publish()
+        async with out.working():
+            await out.until(lambda found, state=state: found[-1].state == state)  # type: ignore[misc]
+        if state == "failed":
+            async with out.database.tenant(out.tenant_id) as tx:
+                await steering.resume(tx, out.tenant_id, out.endpoint.object_id)
+    for _ in range(2):
+        await out.publish()
+    # What was made earlier is not counted.
+    early = uuid7_floor(datetime.now(UTC) - timedelta(hours=25))
+    await admin.execute("UPDATE executor.deliveries SET id = %s WHERE state = 'failed'", [early])
+    found = (await states(stub))["out"]
+    counts = (found.queued, found.sending, found.retrying, found.success, found.failed, found.dead)
+    assert counts == (2, 0, 0, 1, 0, 1) and found.success_rate == 0.5
+    assert found.last_failure_reason == "HTTP_503"
+    success, failure = found.last_success_time, found.last_failure_time
+    assert success.ToDatetime(UTC) < failure.ToDatetime(UTC) <= datetime.now(UTC)
+    assert found.HasField("duration_p50")
+    assert found.duration_p50.ToMilliseconds() <= found.duration_p95.ToMilliseconds() < 2000
+    assert (found.name, found.lane.owner, found.lane.waiting) == (ENDPOINT, "out", 2)
+    assert (found.lane.breaker, found.lane.failures) == (lane_pb.Lane.BREAKER_CLOSED, 1)
+    out.tenant_id = tenant_ids[1]
+    assert await states(stub) == {}
+
+
+async def test_of_an_endpoint_without_deliveries_nothing_is_told_but_its_lane(
+    out: DeliveryBench, stub: Stub
+) -> None:
+    others = [replace(out.endpoint, name=f"idle-{n}", object_id=uuid4()) for n in range(2)]
+    gone = uuid4()
+    lanes_of = {each: LanePolicy() for each in (gone, *(other.object_id for other in others))}
+    async with out.database.tenant(out.tenant_id) as tx:
+        await projected.replace(tx, out.tenant_id, others)
+        await steering.shape(tx, out.tenant_id, KIND, lanes_of)
+    found = await states(stub)
+    assert set(found) == {"idle-0", "idle-1"}
+    idle = found["idle-0"]
+    assert not idle.HasField("success_rate") and not idle.HasField("duration_p50")
+    assert not (idle.queued or idle.last_failure_reason or idle.HasField("last_success_time"))
+    pages, token = list[str](), ""
+    while True:
+        request = pb.ListEndpointStatesRequest(parent=PARENT, page_size=1, page_token=token)
+        answer = await stub.ListEndpointStates(request)
+        pages += [each.name for each in answer.endpoint_states]
+        token = answer.next_page_token
+        if not token:
+            break
+    assert sorted(pages) == [f"{PARENT}/webhookEndpoints/idle-{n}" for n in range(2)]
+
+
+async def test_a_breaker_that_is_reset_lets_what_waits_be_tried_at_once(
+    out: DeliveryBench, stub: Stub, admin: Admin
+) -> None:
+    await out.want(delivery={"retries": ["60s"], "concurrency": 1})
+    out.receiver.answer(*[500] * 10)
+    for _ in range(12):
+        await out.publish()
+    async with out.working():
+        await out.until(lambda found: sum(d.state == "retrying" for d in found) == 10)
+        opened = await until_open(stub)
+        assert [each.code for each in opened.lane.reasons] == ["BREAKER_OPEN"]
+        assert opened.lane.trips == 1 and opened.lane.HasField("open_until_time")
+        assert (opened.retrying, opened.queued) == (10, 2)
+        closed = await stub.ResetCircuit(pb.ResetCircuitRequest(endpoint=ENDPOINT))
+        assert (closed.breaker, closed.trips) == (lane_pb.Lane.BREAKER_CLOSED, 0)
+        assert not closed.HasField("open_until_time")
+        await out.until(lambda found: sum(d.state == "success" for d in found) == 2)
+    (told,) = await deeds(admin)
+    assert (told["kind"], told["action"], told["object"]) == ("Lane", "reset", "out")
+    assert told["actor"]["uid"] == str(CALLER)
+    async with out.database.tenant(out.tenant_id) as tx:
+        await steering.pause(tx, out.tenant_id, out.endpoint.object_id, "the customer asked")
+    still = await stub.ResetCircuit(pb.ResetCircuitRequest(endpoint=ENDPOINT))
+    assert [each.code for each in still.reasons] == ["PAUSED"]
+
+
+async def until_open(stub: Stub) -> pb.EndpointState:
+    """The endpoint, once its breaker is open."""
+    async with asyncio.timeout(10):
+        while (found := (await states(stub))["out"]).lane.breaker != lane_pb.Lane.BREAKER_OPEN:
+            await asyncio.sleep(0.02)
+    return found
+
+
 async def test_two_recoveries_at_once_begin_each_delivery_once(
     out: DeliveryBench, stub: Stub, admin: Admin
 ) -> None:
@@ -306,6 +444,9 @@ UID = UUID(int=7)
         ("ListDeliveries", pb.ListDeliveriesRequest(parent=PARENT, page_token="x"), "INVALID_ARGUMENT"),
         ("ListDeliveries", pb.ListDeliveriesRequest(parent=PARENT, page_size=-1), "INVALID_ARGUMENT"),
         ("ListDeliveries", pb.ListDeliveriesRequest(parent=PARENT, state=99), "INVALID_ARGUMENT"),  # type: ignore[arg-type]
+        ("ListEndpointStates", pb.ListEndpointStatesRequest(parent=PARENT, page_size=-1), "INVALID_ARGUMENT"),
+        ("ResetCircuit", pb.ResetCircuitRequest(endpoint=f"{PARENT}/webhookEndpoints/no"), "NOT_FOUND"),
+        ("ResetCircuit", pb.ResetCircuitRequest(endpoint="out"), "INVALID_ARGUMENT"),
         ("RecoverEndpoint", pb.RecoverEndpointRequest(endpoint=ENDPOINT), "INVALID_ARGUMENT"),
         ("RecoverEndpoint", pb.RecoverEndpointRequest(endpoint=ENDPOINT, since=OLD), "INVALID_ARGUMENT"),
         ("RecoverEndpoint", pb.RecoverEndpointRequest(endpoint=f"{PARENT}/webhookEndpoints/no", since=Timestamp()), "NOT_FOUND"),

@@ -15,6 +15,8 @@ from tenon.executor.v1 import event_service_pb2_grpc as pb_grpc
 
 from services.chassis import envelope
 from services.chassis.database import Database
+from services.chassis.ids import uuid7
+from services.chassis.secret import MASK
 from services.chassis.status import from_rpc_error
 from services.executor.events import accepting
 from services.executor.events.accepting import Event
@@ -276,3 +278,33 @@ async def test_another_tenants_events_are_not_there(
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call(request)
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_what_an_inbound_endpoint_redacts_is_masked_in_what_is_shown_and_nowhere_else(
+    out: DeliveryBench, stub: Stub
+) -> None:
+    door = ProjectedObject("WebhookEndpoint", uuid4(), "in", 0, {"redact": ["$.user.email"]})
+    names = []
+    bodies = (b'{"user": {"email": "zoe@example.com"}, "n": 1.0}', b"email=zoe@example.com")
+    key = await out.keys.lease_key(out.tenant_id)
+    for number, body in enumerate(bodies):
+        event = Event(out.tenant_id, door, "user.joined", f"k{number}", {}, None, body, uuid7())
+        async with out.database.tenant(out.tenant_id) as tx:
+            await accepting.accept(tx, [accepting.draft(event, [], key)])
+        names.append(f"{PARENT}/events/{event.id}")
+
+    async def got(*objects: ProjectedObject) -> list[tuple[bytes, bool]]:
+        await want(out, *objects)
+        found = [await stub.GetEvent(pb.GetEventRequest(name=name)) for name in names]
+        return [(each.body, each.redacted) for each in found]
+
+    masked = f'{{"user":{{"email":"{MASK}"}},"n":1.0}}'.encode()
+    assert await got(door) == [(masked, True), (b"", True)]
+    # It is what the endpoint says now that counts: what is stored is as it came.
+    assert await got(replace(door, spec={"redact": []})) == [(body, False) for body in bodies]
+    assert await got(replace(door, object_id=uuid4())) == [(body, False) for body in bodies]
+    # What people are not shown, subscriptions see.
+    away = subscription("away", endpoint="in", filter='event.payload.user.email != ""')
+    await want(out, door, away)
+    traced = await stub.TraceEvent(pb.TraceEventRequest(name=names[0]))
+    assert [each.takes for each in traced.subscriptions] == [True]

@@ -269,3 +269,40 @@ async def test_the_command_shows_the_connectors_name_and_the_reason(
     assert [lane.get("owner") for lane in found].count("triage") == 1 and len(found) == 2
     (stuck,) = json.loads(await tenon("--output", "json", "--not-moving"))
     assert stuck["reasons"] == [{"code": "PAUSED", "message": "paused: by hand"}]
+
+
+async def by_provider(stub: Stub) -> dict[str, pb.ProviderState]:
+    answer = await stub.ListProviderStates(pb.ListProviderStatesRequest(parent=PARENT))
+    return {each.provider: each for each in answer.provider_states}
+
+
+async def test_lanes_are_counted_by_the_provider_they_call(
+    bench: LaneBench, stub: Stub, admin: Admin, tenant_ids: tuple[UUID, UUID]
+) -> None:
+    failing, probing, paused = uuid4(), uuid4(), uuid4()
+    kept: dict[str, Any] = {"provider": "github", "retry_s": (60.0,), "breaker": Breaker(1, 600)}
+    await bench.enqueue(bench.item(failing, **kept), bench.item(probing, **kept))
+    for claimed in await bench.take():
+        assert await bench.record(claimed, Failed(worked=False))
+    half = "UPDATE executor.lanes SET breaker = 'HALF_OPEN' WHERE lane_id = %s"
+    await admin.execute(half, [probing])
+    await bench.enqueue(
+        bench.item(uuid4(), provider="github"),
+        bench.item(uuid4(), provider="http", delay_s=60),
+        bench.item(paused),
+    )
+    await admin.execute("UPDATE executor.work SET due_at = due_at - interval '9 s'")
+    async with bench.database.tenant(bench.tenant_id) as tx:
+        await steering.pause(tx, bench.tenant_id, paused, "by hand")
+    await stub.SwitchOffProvider(pb.SwitchOffProviderRequest(provider="http", reason="a leak"))
+
+    found = await by_provider(stub)
+    assert list(found) == ["", "github", "http"]
+    counts = {n: (s.closed, s.open, s.half_open, s.paused) for n, s in found.items()}
+    assert counts == {"": (1, 0, 0, 1), "github": (1, 1, 1, 0), "http": (1, 0, 0, 0)}
+    assert 9 <= found["github"].oldest_age.ToTimedelta().total_seconds() < 60
+    assert not found["http"].HasField("oldest_age")
+    assert (found["http"].off_reason, found["github"].off_reason) == ("a leak", "")
+    await stub.SwitchOnProvider(pb.SwitchOnProviderRequest(provider="http"))
+    bench.tenant_id = tenant_ids[1]
+    assert await by_provider(stub) == {}

@@ -25,6 +25,19 @@ from tests.integration.registry.credential_calls import (
 EVERY = {"every": "864000s", "overlap": "3600s"}
 
 
+async def test_a_pair_turns_into_another_pair(
+    owner: Caller, executor: Caller, registry: Registry, rows: Rows
+) -> None:
+    said = secret("pair", "webhook_secret", rotation=EVERY, generate="ed25519")
+    await owner.apply("acme", [said])
+    first = (await get(owner, "pair")).public_key
+    await is_due(rows, "pair", "rotate_at")
+    await attention(registry).round()
+    found = await version_of(executor, 2, "pair")
+    assert found.values["secret"].startswith(b"whsk_") and len(found.previous) == 1
+    assert (await get(owner, "pair")).public_key not in {"", first}
+
+
 async def is_due(rows: Rows, name: str, what: str) -> None:
     """Move a moment of a credential's into the past."""
     await rows.execute(

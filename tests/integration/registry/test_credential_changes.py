@@ -18,6 +18,7 @@ from services.chassis.process import background
 from services.chassis.rules import Risk
 from services.chassis.secret import Secret
 from services.chassis.server import Listen, serving
+from services.providers.signing_keys import new_private_key, public_key
 from services.registry import main
 from services.registry.access.control import AccessControl
 from services.registry.feed import Feed
@@ -398,3 +399,45 @@ async def test_another_tenant_has_no_such_credential(
     with refused(errors.PermissionDenied):
         await calls[what]()
     assert ACME in (await get(admin)).name and (await get(admin)).version == 1
+
+
+async def test_of_a_pair_that_tenon_makes_everybody_sees_the_public_key_and_nobody_the_other(
+    owner: Caller, admin: Caller, executor: Caller, calling: Calls, rows: Rows
+) -> None:
+    await owner.apply("acme", [secret("pair", "webhook_secret", generate="ed25519")])
+    viewer = await calling("VIEWER", "acme")
+    shown = await get(viewer, "pair")
+    held = Secret((await resolve(executor, "pair")).values["secret"])
+    assert held.reveal().startswith(b"whsk_")
+    assert shown.public_key.startswith("whpk_") and shown.public_key == public_key(held)
+    with refused(errors.FailedPrecondition, "PRIVATE_KEY"):
+        await reveal(admin, "pair")
+
+    turned = await rotate(admin, "pair")
+    assert turned.secret == b"" and turned.credential.public_key not in {"", shown.public_key}
+    found = await version_of(executor, 2, "pair")
+    now = [Secret(each["secret"]) for each in (found.values, found.previous[0].values)]
+    assert [public_key(each) for each in now] == [turned.credential.public_key, shown.public_key]
+    # Receivers need both for the overlap.
+    told = await get(viewer, "pair")
+    assert [each.public_key for each in told.versions] == [public_key(each) for each in now]
+    assert told.versions[1].HasField("overlap_end_time")
+
+    # One that is asked for another sort of key gets it, and the pair goes on beside it.
+    await owner.apply("acme", [secret("pair", "webhook_secret", generate="hmac")])
+    found = await version_of(executor, 3, "pair")
+    assert found.values["secret"].startswith(b"whsec_") and len(found.previous) == 2
+    assert (await get(viewer, "pair")).public_key == ""
+    assert (await reveal(admin, "pair")).secret == found.values["secret"]
+    assert not (
+        await owner.plan("acme", [secret("pair", "webhook_secret", generate="hmac")])
+    ).changes
+
+
+async def test_a_private_key_that_somebody_brings_has_a_public_one_too(
+    admin: Caller, executor: Caller
+) -> None:
+    mine = new_private_key()
+    shown = await put(admin, "own", spec("webhook_secret", values={"secret": mine.reveal()}))
+    assert shown.public_key == public_key(mine)
+    assert (await resolve(executor, "own")).values["secret"] == mine.reveal()

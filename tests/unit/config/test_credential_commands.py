@@ -323,3 +323,25 @@ def test_what_is_no_name_is_refused_before_anybody_is_asked(
 ) -> None:
     said = tenon("credentials", "show", "acme", "tenants/globex/credentials/x")
     assert said.code == 1 and "a name is 1 to 63" in said.err and registry.asked == []
+
+
+def test_of_a_pair_that_turns_the_public_key_is_told(
+    tenon: Tenon, registry: Registry, tmp_path: Path
+) -> None:
+    answer = rotated()
+    answer.credential.public_key = "whpk_PUBLIC"
+    registry.answer("RotateCredential", answer)
+    said = rotate(tenon)
+    assert (said.code, said.out) == (0, "whpk_PUBLIC\n")
+    assert "this is the public key of version" in said.err
+    assert rotate(tenon, "--out", tmp_path / "new.key").code == 0
+    assert (tmp_path / "new.key").read_text().strip() == "whpk_PUBLIC"
+
+
+def test_a_public_key_is_shown(tenon: Tenon, registry: Registry) -> None:
+    one = credential()
+    one.public_key = "whpk_NOW"
+    one.versions[1].public_key = "whpk_BEFORE"
+    registry.answer("GetCredential", one)
+    said = tenon("credentials", "show", "acme", "github-token")
+    assert "public key whpk_NOW" in said.words and "whpk_BEFORE" in said.words

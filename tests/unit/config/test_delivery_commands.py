@@ -2,9 +2,11 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from tenon.executor.v1 import delivery_service_pb2 as pb2
+from tenon.executor.v1 import lane_service_pb2 as lane_pb2
 
 from config import deliveries
 from services.chassis.errors import ResourceExhausted
@@ -130,3 +132,43 @@ def test_a_recovery_that_is_cut_short_says_how_far_it_came_and_why(
         "5000 are on their way again, and there are more",
         "tenon: the quota is used up",
     ]
+
+
+def endpoint(name: str, **fields: Any) -> pb2.EndpointState:
+    lane = lane_pb2.Lane(breaker=lane_pb2.Lane.BREAKER_CLOSED)
+    return pb2.EndpointState(name=f"tenants/acme/webhookEndpoints/{name}", lane=lane, **fields)
+
+
+def test_endpoints_are_told_by_name_with_what_holds_each(tenon: Tenon, registry: Registry) -> None:
+    good = endpoint("ledger", success=199, dead=1, retrying=2, queued=3, success_rate=0.995)
+    good.duration_p50.FromMilliseconds(41)
+    good.duration_p95.FromMilliseconds(380)
+    good.last_success_time.FromJsonString("2026-05-02T08:30:00Z")
+    good.last_failure_time.FromJsonString("2026-05-02T07:30:00Z")
+    good.last_failure_reason = "HTTP_503"
+    held = endpoint("billing")
+    held.lane.breaker = lane_pb2.Lane.BREAKER_OPEN
+    held.lane.open_until_time.FromJsonString("2026-05-02T08:31:00Z")
+    held.lane.reasons.add(code="BREAKER_OPEN", message="the breaker is open\x1b[2J")
+    first = pb2.ListEndpointStatesResponse(endpoint_states=[good], next_page_token="more")
+    registry.answer(
+        "ListEndpointStates", first, pb2.ListEndpointStatesResponse(endpoint_states=[held])
+    )
+    said = tenon("deliveries", "endpoints", "acme")
+    assert said.code == 0 and "\x1b" not in said.out
+    line = "ledger closed 5 199 0 1 99.5% 41 ms 380 ms 2026-05-02 08:30 2026-05-02 07:30 HTTP_503"
+    assert line in said.words
+    assert "billing open until 08:31 0 0 0 0 the breaker is open" in said.words
+    assert said.words.index("billing") < said.words.index("ledger")
+    one, two = registry.requests("ListEndpointStates")
+    assert (one.parent, one.page_token, two.page_token) == ("tenants/acme", "", "more")
+    registry.answer("ListEndpointStates", pb2.ListEndpointStatesResponse(endpoint_states=[good]))
+    told = json.loads(tenon("deliveries", "endpoints", "acme", "--output", "json").out)
+    assert told[0]["success_rate"] == 0.995
+
+
+def test_a_breaker_is_reset(tenon: Tenon, registry: Registry) -> None:
+    registry.answer("ResetCircuit", lane_pb2.Lane(breaker=lane_pb2.Lane.BREAKER_CLOSED))
+    said = tenon("deliveries", "reset", "acme", "ledger")
+    assert (said.code, said.words) == (0, "the breaker of ledger is closed")
+    assert registry.request.endpoint == "tenants/acme/webhookEndpoints/ledger"

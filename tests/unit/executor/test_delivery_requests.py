@@ -1,21 +1,25 @@
-"""What signs deliveries agrees with the library of Standard Webhooks, both ways."""
+"""What signs deliveries agrees with the libraries of Standard Webhooks and Svix, both ways."""
 
 import base64
 import json
 import time
 from datetime import UTC, datetime
 from random import Random
+from typing import Any
 from uuid import UUID
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
+from svix.webhooks import Webhook as SvixWebhook
 
 from services.chassis.errors import FailedPrecondition
 from services.chassis.secret import Secret
 from services.executor.deliveries.requests import SCHEME, signed
 from services.providers.signatures import verify
+from services.providers.signing_keys import new_private_key, new_secret, public_key
 
 BODIES = 1000
+LIBRARIES = pytest.mark.parametrize("library", [Webhook, SvixWebhook])
 LONGEST = 400
 ALPHABET = (0x00, 0x20, 0x22, 0x2E, 0x5C, 0x61, 0xE9, 0x20AC, 0x1F600)
 
@@ -32,20 +36,22 @@ def body(random: Random) -> bytes:
     return json.dumps({"data": text}, ensure_ascii=random.random() < 0.5).encode()
 
 
-def test_their_library_verifies_what_we_sign_by_each_of_the_secrets() -> None:
+@LIBRARIES
+def test_their_library_verifies_what_we_sign_by_each_of_the_secrets(library: Any) -> None:
     random, now = Random(11), time.time()
     for _ in range(BODIES):
         secrets, sent = [secret(random), secret(random)], body(random)
         headers = signed(UUID(int=random.getrandbits(128), version=4), sent, secrets, now)
         for each in secrets:
-            Webhook(each.reveal_text()).verify(sent, headers)
+            library(each.reveal_text()).verify(sent, headers)
         with pytest.raises(WebhookVerificationError):
-            Webhook(secret(random).reveal_text()).verify(sent, headers)
+            library(secret(random).reveal_text()).verify(sent, headers)
         with pytest.raises(WebhookVerificationError):
-            Webhook(secrets[0].reveal_text()).verify(sent + b" ", headers)
+            library(secrets[0].reveal_text()).verify(sent + b" ", headers)
 
 
-def test_we_verify_what_their_library_signs() -> None:
+@LIBRARIES
+def test_we_verify_what_their_library_signs(library: Any) -> None:
     random, now = Random(12), datetime.now(UTC)
     for number in range(BODIES):
         theirs, sent = secret(random), body(random)
@@ -53,22 +59,38 @@ def test_we_verify_what_their_library_signs() -> None:
         headers = {
             "webhook-id": message_id,
             "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": Webhook(theirs.reveal_text()).sign(message_id, now, sent.decode()),
+            "webhook-signature": library(theirs.reveal_text()).sign(message_id, now, sent.decode()),
         }
         verify(SCHEME, [secret(random), theirs], headers, sent, now.timestamp())
 
 
-def test_both_write_the_same_signature() -> None:
+@LIBRARIES
+def test_both_write_the_same_signature(library: Any) -> None:
     random, now = Random(13), datetime.now(UTC)
     for _ in range(BODIES):
         ours, sent = secret(random), body(random)
         headers = signed(
             UUID(int=random.getrandbits(128), version=4), sent, [ours], now.timestamp()
         )
-        theirs = Webhook(ours.reveal_text()).sign(headers["webhook-id"], now, sent.decode())
+        theirs = library(ours.reveal_text()).sign(headers["webhook-id"], now, sent.decode())
         assert headers["webhook-signature"] == theirs
 
 
 def test_without_a_secret_nothing_is_signed() -> None:
     with pytest.raises(FailedPrecondition):
         signed(UUID(int=1), b"{}", [], 0.0)
+
+
+def test_while_keys_overlap_each_receiver_finds_the_signature_it_can_check() -> None:
+    shared, older, pair = new_secret(), new_private_key(), new_private_key()
+    headers = signed(UUID(int=7), b'{"n": 1}', [pair, older, shared], now := time.time())
+    versions = [word.partition(",")[0] for word in headers["webhook-signature"].split(" ")]
+    assert versions == ["v1a", "v1a", "v1"]
+    Webhook(shared.reveal_text()).verify(b'{"n": 1}', headers)
+    for each in (pair, older):
+        verify(SCHEME, [Secret(public_key(each))], headers, b'{"n": 1}', now)
+
+
+def test_a_public_key_signs_nothing() -> None:
+    with pytest.raises(FailedPrecondition, match="public"):
+        signed(UUID(int=7), b"{}", [Secret(public_key(new_private_key()))], time.time())

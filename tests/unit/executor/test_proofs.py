@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from services.chassis.secret import Secret
 from services.executor.ingress import proofs
 from services.executor.ingress.proofs import Delivery, NotLetIn, Proof, proof_of, prove, url_token
 from services.executor.registry.credentials import Resolved, Values
-from services.providers import signatures
+from services.providers import signatures, signing_keys
 
 NOW = 1_700_000_000.0
 HOOK = {"secret": Secret("the secret of a hook")}
@@ -155,3 +155,40 @@ def test_every_refusal_costs_a_digest_of_the_body(
         digested.clear()
         assert not is_let_in(proof(auth), delivery(headers, "", body))
         assert digested.count(body) == 1
+
+
+def test_no_url_is_made_from_a_key_that_everybody_may_know() -> None:
+    public = Secret(signing_keys.public_key(signing_keys.new_private_key()))
+    resolved = Resolved(UUID(int=1), "webhook_secret", 1, {"secret": public})
+    assert not proof_of({"auth": "NONE"}, "github_sha256", resolved).known
+
+
+def test_a_sender_with_a_pair_is_let_in_by_its_public_key_alone() -> None:
+    pair, other = signing_keys.new_private_key(), signing_keys.new_private_key()
+    public = Secret(signing_keys.public_key(pair))
+    resolved = Resolved(UUID(int=1), "webhook_secret", 1, {"secret": public})
+    asked = proof_of({"auth": "SIGNATURE"}, "standard_webhooks", resolved)
+    for signer, expected in ((pair, True), (other, False)):
+        headers = signatures.sign("standard_webhooks", signer, b"{}", NOW, "m")
+        assert is_let_in(asked, delivery(headers)) is expected
+
+
+@every_way
+def test_a_refusal_verifies_what_came_of_asymmetric_signatures(
+    auth: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the time would tell which endpoints have a public key, and so that they are there."""
+    verified = list[int]()
+    counted = signatures.verified
+
+    def counting(keys: Sequence[Any], given: Sequence[bytes], message: bytes) -> list[bool]:
+        verified.append(len(keys) * len(given))
+        return counted(keys, given, message)
+
+    monkeypatch.setattr(signatures, "verified", counting)
+    word = "v1a," + b64encode(bytes(64)).decode()
+    for stamp in ("1700000000", "no time"):
+        verified.clear()
+        headers = {"webhook-id": "m", "webhook-timestamp": stamp, "webhook-signature": word}
+        assert not is_let_in(proof(auth), delivery(headers))
+        assert verified == [1]

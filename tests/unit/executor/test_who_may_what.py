@@ -40,6 +40,9 @@ MAY: Final = {
     "GetDelivery": PEOPLE,
     "RetryDelivery": MANAGERS,
     "RecoverEndpoint": MANAGERS,
+    "ListEndpointStates": PEOPLE,
+    "ResetCircuit": ADMINS,
+    "ListProviderStates": PEOPLE,
 }
 
 

@@ -63,3 +63,26 @@ def test_a_deep_answer_is_no_crash() -> None:
     deep = json.loads("[" * 900 + "]" * 900)
     with pytest.raises(JsonPathError):
         JsonPath.parse("$..x").extract(deep)
+
+
+@pytest.mark.parametrize(
+    ("path", "left"),
+    [
+        ("$.l[*].x", {"a": {"b": 1}, "l": [{"x": "-", "y": {"x": 2}}, {"x": "-"}]}),
+        ("$..x", {"a": {"b": 1}, "l": [{"x": "-", "y": {"x": "-"}}, {"x": "-"}]}),
+        ("$..[*]", {"a": "-", "l": "-"}),
+        ("$.gone.further", {"a": {"b": 1}, "l": [{"x": 1, "y": {"x": 2}}, {"x": 3}]}),
+        ("$", "-"),
+    ],
+)
+def test_what_a_path_points_at_is_masked_and_nothing_else(path: str, left: Json) -> None:
+    value: Json = {"a": {"b": 1}, "l": [{"x": 1, "y": {"x": 2}}, {"x": 3}]}
+    assert JsonPath.of_place(path).masked(value, "-") == left
+
+
+def test_a_path_of_places_has_no_filter() -> None:
+    assert JsonPath.of_place("$['why?'].x").singular
+    with pytest.raises(JsonPathError, match="filter"):
+        JsonPath.of_place("$.l[?@.x > 1].x")
+    with pytest.raises(JsonPathError):
+        JsonPath.of_place("user.email")

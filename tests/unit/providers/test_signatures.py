@@ -9,6 +9,7 @@ from random import Random
 from typing import get_args
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
@@ -16,6 +17,7 @@ from standardwebhooks import Webhook
 from services.chassis.secret import Secret
 from services.providers.manifest import SignatureScheme
 from services.providers.signatures import OF_URLS, SCHEMES, SignatureRefused, sign, verify
+from services.providers.signing_keys import is_public, new_private_key, public_key
 
 NOW = 1_700_000_000.0
 GITHUB_SECRET = Secret("It's a Secret to Everybody")
@@ -312,3 +314,89 @@ def test_what_was_no_secret_once_does_not_bar_its_successor() -> None:
     verify("standard_webhooks", [STANDARD_SECRET, Secret("no base64")], headers, b"{}", NOW)
     with pytest.raises(SignatureRefused, match="signature"):
         verify("standard_webhooks", [Secret("no base64"), Secret("")], headers, b"{}", NOW)
+
+
+# RFC 8032, section 7.1, test 1: a private key and its public one.
+SEED = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
+PUBLIC = bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
+PAIR = Secret("whsk_" + base64.b64encode(SEED + PUBLIC).decode())
+WHPK = "whpk_" + base64.b64encode(PUBLIC).decode()
+
+
+def test_the_public_key_is_that_of_the_rfc_and_so_is_what_it_verifies() -> None:
+    assert public_key(PAIR) == WHPK
+    assert public_key(Secret("whsk_" + base64.b64encode(SEED).decode())) == WHPK
+    headers = sign("standard_webhooks", PAIR, b'{"a": 1}', NOW, "msg_1")
+    version, _, signature = headers["webhook-signature"].partition(",")
+    assert version == "v1a"
+    theirs = Ed25519PublicKey.from_public_bytes(PUBLIC)
+    theirs.verify(base64.b64decode(signature), b'msg_1.1700000000.{"a": 1}')
+
+
+def test_a_thousand_random_bodies_against_ed25519_itself() -> None:
+    random = Random(8)
+    ours, theirs = Secret(WHPK), Ed25519PrivateKey.from_private_bytes(SEED)
+    for number in range(1000):
+        body = random.randbytes(random.randrange(400))
+        made = theirs.sign(f"m_{number}.1700000000.".encode() + body)
+        headers = {
+            "webhook-id": f"m_{number}",
+            "webhook-timestamp": "1700000000",
+            "webhook-signature": f"v1a,{base64.b64encode(made).decode()}",
+        }
+        verify("standard_webhooks", [ours], headers, body, NOW)
+        assert sign("standard_webhooks", PAIR, body, NOW, f"m_{number}") == headers
+        with pytest.raises(SignatureRefused):
+            verify("standard_webhooks", [ours], headers, body + b" ", NOW)
+
+
+def test_each_version_of_signature_is_of_its_sort_of_key_alone() -> None:
+    """A public key as the bytes of a symmetric one would let everybody sign."""
+    forged = base64.b64encode(hmac.digest(PUBLIC, b"m.1700000000.x", "sha256")).decode()
+    headers = sign("standard_webhooks", PAIR, b"x", NOW, "m")
+    for signature in (f"v1,{forged}", headers["webhook-signature"].replace("v1a,", "v1,")):
+        told = {**headers, "webhook-signature": signature}
+        with pytest.raises(SignatureRefused):
+            verify("standard_webhooks", [Secret(WHPK), PAIR], told, b"x", NOW)
+    with pytest.raises(SignatureRefused, match="signature"):
+        verify("standard_webhooks", [STANDARD_SECRET], headers, b"x", NOW)
+    by_github = {
+        "x-hub-signature-256": f"sha256={hmac.digest(WHPK.encode(), b'x', 'sha256').hex()}"
+    }
+    with pytest.raises(SignatureRefused):
+        verify("github_sha256", [Secret(WHPK)], by_github, b"x", NOW)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "whsk_",
+        "whsk_no base64",
+        "whsk_" + base64.b64encode(SEED[:31]).decode(),
+        "whsk_" + base64.b64encode(SEED + bytes(32)).decode(),
+        "whpk_" + base64.b64encode(PUBLIC + b"x").decode(),
+    ],
+)
+def test_what_is_no_pair_signs_and_verifies_nothing(text: str) -> None:
+    assert public_key(Secret(text)) == ""
+    with pytest.raises(SignatureRefused):
+        sign("standard_webhooks", Secret(text), b"x", NOW, "m")
+    with pytest.raises(SignatureRefused):
+        verify("standard_webhooks", [Secret(text)], sign("standard_webhooks", PAIR, b"x", NOW, "m"), b"x", NOW)  # fmt: skip
+
+
+def test_a_fresh_pair_is_another_each_time_and_its_private_half_is_not_public() -> None:
+    made = [new_private_key() for _ in range(2)]
+    assert len({public_key(each) for each in made}) == 2
+    assert [is_public(each) for each in (*made, Secret(WHPK))] == [False, False, True]
+    assert public_key(STANDARD_SECRET) == ""
+
+
+def test_no_more_asymmetric_signatures_are_looked_at_than_an_overlap_has() -> None:
+    headers = sign("standard_webhooks", PAIR, b"x", NOW, "m")
+    word = "v1a," + base64.b64encode(bytes(64)).decode()
+    headers["webhook-signature"] = " ".join([word, word, headers["webhook-signature"]])
+    with pytest.raises(SignatureRefused):
+        verify("standard_webhooks", [Secret(WHPK)], headers, b"x", NOW)
+    headers["webhook-signature"] = headers["webhook-signature"].partition(" ")[2]
+    verify("standard_webhooks", [Secret(WHPK)], headers, b"x", NOW)

@@ -311,3 +311,10 @@ def test_an_account_has_one_connection_of_a_provider_and_app() -> None:
         connection("o", external_account_id=""),
     ):
         assert list(check_connection(other, known(integration(), token, first, other))) == []
+
+
+def test_what_tenon_makes_is_said_of_webhook_secrets_without_values_alone() -> None:
+    assert faults(credential("webhook_secret", generate="ed25519")) == {}
+    said = {"values": {"secret": ""}, "generate": "hmac"}
+    for one in (credential("webhook_secret", **said), credential("bearer", generate="ed25519")):
+        assert set(faults(one)) == {"spec.generate"}

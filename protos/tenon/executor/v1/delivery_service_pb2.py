@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from tenon.executor.v1 import lane_service_pb2 as tenon_dot_executor_dot_v1_dot_lane__service__pb2
 from tenon.options.v1 import rule_pb2 as tenon_dot_options_dot_v1_dot_rule__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tenon/executor/v1/delivery_service.proto\x12\x11tenon.executor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\"\x87\x04\n\x08\x44\x65livery\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.tenon.executor.v1.Delivery.State\x12\r\n\x05\x65vent\x18\x03 \x01(\t\x12\x12\n\nevent_type\x18\x04 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x05 \x01(\t\x12\x14\n\x0csubscription\x18\x06 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12\x17\n\x0fresponse_status\x18\x08 \x01(\x05\x12\x16\n\x0e\x66\x61ilure_reason\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05tries\x18\x0c \x03(\x0b\x32\x1a.tenon.executor.v1.Attempt\x12\x14\n\x0cpayload_hash\x18\r \x01(\x0c\"\x8c\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_SENDING\x10\x02\x12\x11\n\rSTATE_SUCCESS\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x12\n\x0eSTATE_RETRYING\x10\x05\x12\x0e\n\nSTATE_DEAD\x10\x06\"\xbe\x01\n\x07\x41ttempt\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fresponse_status\x18\x04 \x01(\x05\x12\x16\n\x0e\x66\x61ilure_reason\x18\x05 \x01(\t\x12\x15\n\rresponse_head\x18\x06 \x01(\t\"\x92\x01\n\x15ListDeliveriesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12\x30\n\x05state\x18\x05 \x01(\x0e\x32!.tenon.executor.v1.Delivery.State\"b\n\x16ListDeliveriesResponse\x12/\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1b.tenon.executor.v1.Delivery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12GetDeliveryRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x14RetryDeliveryRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"i\n\x16RecoverEndpointRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\npage_token\x18\x03 \x01(\t\"A\n\x17RecoverEndpointResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x96\x04\n\x0f\x44\x65liveryService\x12\x88\x01\n\x0eListDeliveries\x12(.tenon.executor.v1.ListDeliveriesRequest\x1a).tenon.executor.v1.ListDeliveriesResponse\"!\xca\xf3\x18\x1d\n\x0f\x64\x65liveries.read\x10\x01\x1a\x06parent8\x01\x12r\n\x0bGetDelivery\x12%.tenon.executor.v1.GetDeliveryRequest\x1a\x1b.tenon.executor.v1.Delivery\"\x1f\xca\xf3\x18\x1b\n\x0f\x64\x65liveries.read\x10\x01\x1a\x04name8\x01\x12u\n\rRetryDelivery\x12\'.tenon.executor.v1.RetryDeliveryRequest\x1a\x1b.tenon.executor.v1.Delivery\"\x1e\xca\xf3\x18\x1a\n\x10\x64\x65liveries.retry\x10\x02\x1a\x04name\x12\x8c\x01\n\x0fRecoverEndpoint\x12).tenon.executor.v1.RecoverEndpointRequest\x1a*.tenon.executor.v1.RecoverEndpointResponse\"\"\xca\xf3\x18\x1e\n\x10\x64\x65liveries.retry\x10\x02\x1a\x08\x65ndpointb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tenon/executor/v1/delivery_service.proto\x12\x11tenon.executor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$tenon/executor/v1/lane_service.proto\x1a\x1btenon/options/v1/rule.proto\"\x87\x04\n\x08\x44\x65livery\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.tenon.executor.v1.Delivery.State\x12\r\n\x05\x65vent\x18\x03 \x01(\t\x12\x12\n\nevent_type\x18\x04 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x05 \x01(\t\x12\x14\n\x0csubscription\x18\x06 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12\x17\n\x0fresponse_status\x18\x08 \x01(\x05\x12\x16\n\x0e\x66\x61ilure_reason\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05tries\x18\x0c \x03(\x0b\x32\x1a.tenon.executor.v1.Attempt\x12\x14\n\x0cpayload_hash\x18\r \x01(\x0c\"\x8c\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_SENDING\x10\x02\x12\x11\n\rSTATE_SUCCESS\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x12\n\x0eSTATE_RETRYING\x10\x05\x12\x0e\n\nSTATE_DEAD\x10\x06\"\xbe\x01\n\x07\x41ttempt\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fresponse_status\x18\x04 \x01(\x05\x12\x16\n\x0e\x66\x61ilure_reason\x18\x05 \x01(\t\x12\x15\n\rresponse_head\x18\x06 \x01(\t\"\x92\x01\n\x15ListDeliveriesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12\x30\n\x05state\x18\x05 \x01(\x0e\x32!.tenon.executor.v1.Delivery.State\"b\n\x16ListDeliveriesResponse\x12/\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1b.tenon.executor.v1.Delivery\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12GetDeliveryRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x14RetryDeliveryRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"i\n\x16RecoverEndpointRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\npage_token\x18\x03 \x01(\t\"A\n\x17RecoverEndpointResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"R\n\x19ListEndpointStatesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"p\n\x1aListEndpointStatesResponse\x12\x39\n\x0f\x65ndpoint_states\x18\x01 \x03(\x0b\x32 .tenon.executor.v1.EndpointState\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbf\x03\n\rEndpointState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04lane\x18\x02 \x01(\x0b\x32\x17.tenon.executor.v1.Lane\x12\x0e\n\x06queued\x18\x03 \x01(\x05\x12\x0f\n\x07sending\x18\x04 \x01(\x05\x12\x10\n\x08retrying\x18\x05 \x01(\x05\x12\x0f\n\x07success\x18\x06 \x01(\x05\x12\x0e\n\x06\x66\x61iled\x18\x07 \x01(\x05\x12\x0c\n\x04\x64\x65\x61\x64\x18\x08 \x01(\x05\x12\x19\n\x0csuccess_rate\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x35\n\x11last_success_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_failure_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13last_failure_reason\x18\x0c \x01(\t\x12/\n\x0c\x64uration_p50\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x64uration_p95\x18\x0e \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\n\r_success_rate\"\'\n\x13ResetCircuitRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t2\x9f\x06\n\x0f\x44\x65liveryService\x12\x88\x01\n\x0eListDeliveries\x12(.tenon.executor.v1.ListDeliveriesRequest\x1a).tenon.executor.v1.ListDeliveriesResponse\"!\xca\xf3\x18\x1d\n\x0f\x64\x65liveries.read\x10\x01\x1a\x06parent8\x01\x12r\n\x0bGetDelivery\x12%.tenon.executor.v1.GetDeliveryRequest\x1a\x1b.tenon.executor.v1.Delivery\"\x1f\xca\xf3\x18\x1b\n\x0f\x64\x65liveries.read\x10\x01\x1a\x04name8\x01\x12u\n\rRetryDelivery\x12\'.tenon.executor.v1.RetryDeliveryRequest\x1a\x1b.tenon.executor.v1.Delivery\"\x1e\xca\xf3\x18\x1a\n\x10\x64\x65liveries.retry\x10\x02\x1a\x04name\x12\x8c\x01\n\x0fRecoverEndpoint\x12).tenon.executor.v1.RecoverEndpointRequest\x1a*.tenon.executor.v1.RecoverEndpointResponse\"\"\xca\xf3\x18\x1e\n\x10\x64\x65liveries.retry\x10\x02\x1a\x08\x65ndpoint\x12\x94\x01\n\x12ListEndpointStates\x12,.tenon.executor.v1.ListEndpointStatesRequest\x1a-.tenon.executor.v1.ListEndpointStatesResponse\"!\xca\xf3\x18\x1d\n\x0f\x64\x65liveries.read\x10\x01\x1a\x06parent8\x01\x12p\n\x0cResetCircuit\x12&.tenon.executor.v1.ResetCircuitRequest\x1a\x17.tenon.executor.v1.Lane\"\x1f\xca\xf3\x18\x1b\n\x0blanes.pause\x10\x02\x1a\x08\x65ndpoint8\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,24 +43,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELIVERYSERVICE'].methods_by_name['RetryDelivery']._serialized_options = b'\312\363\030\032\n\020deliveries.retry\020\002\032\004name'
   _globals['_DELIVERYSERVICE'].methods_by_name['RecoverEndpoint']._loaded_options = None
   _globals['_DELIVERYSERVICE'].methods_by_name['RecoverEndpoint']._serialized_options = b'\312\363\030\036\n\020deliveries.retry\020\002\032\010endpoint'
-  _globals['_DELIVERY']._serialized_start=158
-  _globals['_DELIVERY']._serialized_end=677
-  _globals['_DELIVERY_STATE']._serialized_start=537
-  _globals['_DELIVERY_STATE']._serialized_end=677
-  _globals['_ATTEMPT']._serialized_start=680
-  _globals['_ATTEMPT']._serialized_end=870
-  _globals['_LISTDELIVERIESREQUEST']._serialized_start=873
-  _globals['_LISTDELIVERIESREQUEST']._serialized_end=1019
-  _globals['_LISTDELIVERIESRESPONSE']._serialized_start=1021
-  _globals['_LISTDELIVERIESRESPONSE']._serialized_end=1119
-  _globals['_GETDELIVERYREQUEST']._serialized_start=1121
-  _globals['_GETDELIVERYREQUEST']._serialized_end=1155
-  _globals['_RETRYDELIVERYREQUEST']._serialized_start=1157
-  _globals['_RETRYDELIVERYREQUEST']._serialized_end=1193
-  _globals['_RECOVERENDPOINTREQUEST']._serialized_start=1195
-  _globals['_RECOVERENDPOINTREQUEST']._serialized_end=1300
-  _globals['_RECOVERENDPOINTRESPONSE']._serialized_start=1302
-  _globals['_RECOVERENDPOINTRESPONSE']._serialized_end=1367
-  _globals['_DELIVERYSERVICE']._serialized_start=1370
-  _globals['_DELIVERYSERVICE']._serialized_end=1904
+  _globals['_DELIVERYSERVICE'].methods_by_name['ListEndpointStates']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['ListEndpointStates']._serialized_options = b'\312\363\030\035\n\017deliveries.read\020\001\032\006parent8\001'
+  _globals['_DELIVERYSERVICE'].methods_by_name['ResetCircuit']._loaded_options = None
+  _globals['_DELIVERYSERVICE'].methods_by_name['ResetCircuit']._serialized_options = b'\312\363\030\033\n\013lanes.pause\020\002\032\010endpoint8\001'
+  _globals['_DELIVERY']._serialized_start=196
+  _globals['_DELIVERY']._serialized_end=715
+  _globals['_DELIVERY_STATE']._serialized_start=575
+  _globals['_DELIVERY_STATE']._serialized_end=715
+  _globals['_ATTEMPT']._serialized_start=718
+  _globals['_ATTEMPT']._serialized_end=908
+  _globals['_LISTDELIVERIESREQUEST']._serialized_start=911
+  _globals['_LISTDELIVERIESREQUEST']._serialized_end=1057
+  _globals['_LISTDELIVERIESRESPONSE']._serialized_start=1059
+  _globals['_LISTDELIVERIESRESPONSE']._serialized_end=1157
+  _globals['_GETDELIVERYREQUEST']._serialized_start=1159
+  _globals['_GETDELIVERYREQUEST']._serialized_end=1193
+  _globals['_RETRYDELIVERYREQUEST']._serialized_start=1195
+  _globals['_RETRYDELIVERYREQUEST']._serialized_end=1231
+  _globals['_RECOVERENDPOINTREQUEST']._serialized_start=1233
+  _globals['_RECOVERENDPOINTREQUEST']._serialized_end=1338
+  _globals['_RECOVERENDPOINTRESPONSE']._serialized_start=1340
+  _globals['_RECOVERENDPOINTRESPONSE']._serialized_end=1405
+  _globals['_LISTENDPOINTSTATESREQUEST']._serialized_start=1407
+  _globals['_LISTENDPOINTSTATESREQUEST']._serialized_end=1489
+  _globals['_LISTENDPOINTSTATESRESPONSE']._serialized_start=1491
+  _globals['_LISTENDPOINTSTATESRESPONSE']._serialized_end=1603
+  _globals['_ENDPOINTSTATE']._serialized_start=1606
+  _globals['_ENDPOINTSTATE']._serialized_end=2053
+  _globals['_RESETCIRCUITREQUEST']._serialized_start=2055
+  _globals['_RESETCIRCUITREQUEST']._serialized_end=2094
+  _globals['_DELIVERYSERVICE']._serialized_start=2097
+  _globals['_DELIVERYSERVICE']._serialized_end=2896
 # @@protoc_insertion_point(module_scope)

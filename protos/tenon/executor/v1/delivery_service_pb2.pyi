@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tenon.executor.v1 import lane_service_pb2 as _lane_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -349,3 +350,171 @@ class RecoverEndpointResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecoverEndpointResponse: _TypeAlias = RecoverEndpointResponse  # noqa: Y015
+
+@_typing.final
+class ListEndpointStatesRequest(_message.Message):
+    """Which page of whose endpoints."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{slug}`"""
+    page_size: _builtins.int
+    """At most this many; 50 when 0, 100 at most."""
+    page_token: _builtins.str
+    """From the last answer."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEndpointStatesRequest: _TypeAlias = ListEndpointStatesRequest  # noqa: Y015
+
+@_typing.final
+class ListEndpointStatesResponse(_message.Message):
+    """A page of endpoints."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_STATES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty at the end."""
+    @_builtins.property
+    def endpoint_states(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndpointState]:
+        """In the order of their ids."""
+
+    def __init__(
+        self,
+        *,
+        endpoint_states: _abc.Iterable[Global___EndpointState] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_states", b"endpoint_states", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEndpointStatesResponse: _TypeAlias = ListEndpointStatesResponse  # noqa: Y015
+
+@_typing.final
+class EndpointState(_message.Message):
+    """How an outbound endpoint stands. What is counted are deliveries made in the last 24 hours, of the
+    newest 100,000 of the tenant.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    SENDING_FIELD_NUMBER: _builtins.int
+    RETRYING_FIELD_NUMBER: _builtins.int
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    DEAD_FIELD_NUMBER: _builtins.int
+    SUCCESS_RATE_FIELD_NUMBER: _builtins.int
+    LAST_SUCCESS_TIME_FIELD_NUMBER: _builtins.int
+    LAST_FAILURE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_FAILURE_REASON_FIELD_NUMBER: _builtins.int
+    DURATION_P50_FIELD_NUMBER: _builtins.int
+    DURATION_P95_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tenants/{slug}/webhookEndpoints/{name}`"""
+    queued: _builtins.int
+    """Waiting for their first try, or again."""
+    sending: _builtins.int
+    """A try is on its way."""
+    retrying: _builtins.int
+    """A try failed, and another one waits."""
+    success: _builtins.int
+    """Taken."""
+    failed: _builtins.int
+    """Refused for good."""
+    dead: _builtins.int
+    """All tries failed."""
+    success_rate: _builtins.float
+    """Of what ended, the part that was taken, 0 to 1; absent where nothing ended."""
+    last_failure_reason: _builtins.str
+    """Why that one failed."""
+    @_builtins.property
+    def lane(self) -> _lane_service_pb2.Lane:
+        """How its lane stands: the breaker, what waits, and why it does not move, if it does not."""
+
+    @_builtins.property
+    def last_success_time(self) -> _timestamp_pb2.Timestamp:
+        """When one was last taken."""
+
+    @_builtins.property
+    def last_failure_time(self) -> _timestamp_pb2.Timestamp:
+        """When a try last failed, of the newest that has failed at one."""
+
+    @_builtins.property
+    def duration_p50(self) -> _duration_pb2.Duration:
+        """What half of the tries took at most, of the first 50 and of the last 50 that were made."""
+
+    @_builtins.property
+    def duration_p95(self) -> _duration_pb2.Duration:
+        """What 95 of 100 of these tries took at most."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        lane: _lane_service_pb2.Lane | None = ...,
+        queued: _builtins.int = ...,
+        sending: _builtins.int = ...,
+        retrying: _builtins.int = ...,
+        success: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        dead: _builtins.int = ...,
+        success_rate: _builtins.float | None = ...,
+        last_success_time: _timestamp_pb2.Timestamp | None = ...,
+        last_failure_time: _timestamp_pb2.Timestamp | None = ...,
+        last_failure_reason: _builtins.str = ...,
+        duration_p50: _duration_pb2.Duration | None = ...,
+        duration_p95: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_success_rate", b"_success_rate", "duration_p50", b"duration_p50", "duration_p95", b"duration_p95", "lane", b"lane", "last_failure_time", b"last_failure_time", "last_success_time", b"last_success_time", "success_rate", b"success_rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_success_rate", b"_success_rate", "dead", b"dead", "duration_p50", b"duration_p50", "duration_p95", b"duration_p95", "failed", b"failed", "lane", b"lane", "last_failure_reason", b"last_failure_reason", "last_failure_time", b"last_failure_time", "last_success_time", b"last_success_time", "name", b"name", "queued", b"queued", "retrying", b"retrying", "sending", b"sending", "success", b"success", "success_rate", b"success_rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__success_rate: _TypeAlias = _typing.Literal["success_rate"]  # noqa: Y015
+    _WhichOneofArgType__success_rate: _TypeAlias = _typing.Literal["_success_rate", b"_success_rate"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__success_rate) -> _WhichOneofReturnType__success_rate | None: ...
+
+Global___EndpointState: _TypeAlias = EndpointState  # noqa: Y015
+
+@_typing.final
+class ResetCircuitRequest(_message.Message):
+    """Which endpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    """`tenants/{slug}/webhookEndpoints/{name}`"""
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetCircuitRequest: _TypeAlias = ResetCircuitRequest  # noqa: Y015

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from tenon.executor.v1 import delivery_service_pb2 as tenon_dot_executor_dot_v1_dot_delivery__service__pb2
+from tenon.executor.v1 import lane_service_pb2 as tenon_dot_executor_dot_v1_dot_lane__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -55,6 +56,16 @@ class DeliveryServiceStub:
                 request_serializer=tenon_dot_executor_dot_v1_dot_delivery__service__pb2.RecoverEndpointRequest.SerializeToString,
                 response_deserializer=tenon_dot_executor_dot_v1_dot_delivery__service__pb2.RecoverEndpointResponse.FromString,
                 _registered_method=True)
+        self.ListEndpointStates = channel.unary_unary(
+                '/tenon.executor.v1.DeliveryService/ListEndpointStates',
+                request_serializer=tenon_dot_executor_dot_v1_dot_delivery__service__pb2.ListEndpointStatesRequest.SerializeToString,
+                response_deserializer=tenon_dot_executor_dot_v1_dot_delivery__service__pb2.ListEndpointStatesResponse.FromString,
+                _registered_method=True)
+        self.ResetCircuit = channel.unary_unary(
+                '/tenon.executor.v1.DeliveryService/ResetCircuit',
+                request_serializer=tenon_dot_executor_dot_v1_dot_delivery__service__pb2.ResetCircuitRequest.SerializeToString,
+                response_deserializer=tenon_dot_executor_dot_v1_dot_lane__service__pb2.Lane.FromString,
+                _registered_method=True)
 
 
 class DeliveryServiceServicer:
@@ -90,6 +101,20 @@ class DeliveryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListEndpointStates(self, request, context):
+        """A tenant's outbound endpoints: how each one's lane stands, and how the last day went.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetCircuit(self, request, context):
+        """Closes the breaker of an endpoint, so that what waits is tried now; a pause stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeliveryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +137,16 @@ def add_DeliveryServiceServicer_to_server(servicer, server):
                     servicer.RecoverEndpoint,
                     request_deserializer=tenon_dot_executor_dot_v1_dot_delivery__service__pb2.RecoverEndpointRequest.FromString,
                     response_serializer=tenon_dot_executor_dot_v1_dot_delivery__service__pb2.RecoverEndpointResponse.SerializeToString,
+            ),
+            'ListEndpointStates': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEndpointStates,
+                    request_deserializer=tenon_dot_executor_dot_v1_dot_delivery__service__pb2.ListEndpointStatesRequest.FromString,
+                    response_serializer=tenon_dot_executor_dot_v1_dot_delivery__service__pb2.ListEndpointStatesResponse.SerializeToString,
+            ),
+            'ResetCircuit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetCircuit,
+                    request_deserializer=tenon_dot_executor_dot_v1_dot_delivery__service__pb2.ResetCircuitRequest.FromString,
+                    response_serializer=tenon_dot_executor_dot_v1_dot_lane__service__pb2.Lane.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,6 +258,60 @@ class DeliveryService:
             '/tenon.executor.v1.DeliveryService/RecoverEndpoint',
             tenon_dot_executor_dot_v1_dot_delivery__service__pb2.RecoverEndpointRequest.SerializeToString,
             tenon_dot_executor_dot_v1_dot_delivery__service__pb2.RecoverEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEndpointStates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.executor.v1.DeliveryService/ListEndpointStates',
+            tenon_dot_executor_dot_v1_dot_delivery__service__pb2.ListEndpointStatesRequest.SerializeToString,
+            tenon_dot_executor_dot_v1_dot_delivery__service__pb2.ListEndpointStatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetCircuit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.executor.v1.DeliveryService/ResetCircuit',
+            tenon_dot_executor_dot_v1_dot_delivery__service__pb2.ResetCircuitRequest.SerializeToString,
+            tenon_dot_executor_dot_v1_dot_lane__service__pb2.Lane.FromString,
             options,
             channel_credentials,
             insecure,

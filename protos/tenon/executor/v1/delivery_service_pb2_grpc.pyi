@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from tenon.executor.v1 import delivery_service_pb2 as _delivery_service_pb2
+from tenon.executor.v1 import lane_service_pb2 as _lane_service_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -43,6 +44,10 @@ class DeliveryServiceStub:
     """Delivers again what an endpoint has not taken since a time: all that is dead or failed, up to
     5000 a call. Where a call is cut short, another one goes on with what is left.
     """
+    ListEndpointStates: _grpc.UnaryUnaryMultiCallable[_delivery_service_pb2.ListEndpointStatesRequest, _delivery_service_pb2.ListEndpointStatesResponse]
+    """A tenant's outbound endpoints: how each one's lane stands, and how the last day went."""
+    ResetCircuit: _grpc.UnaryUnaryMultiCallable[_delivery_service_pb2.ResetCircuitRequest, _lane_service_pb2.Lane]
+    """Closes the breaker of an endpoint, so that what waits is tried now; a pause stays."""
 
 @_typing.type_check_only
 class DeliveryServiceAsyncStub(DeliveryServiceStub):
@@ -59,6 +64,10 @@ class DeliveryServiceAsyncStub(DeliveryServiceStub):
     """Delivers again what an endpoint has not taken since a time: all that is dead or failed, up to
     5000 a call. Where a call is cut short, another one goes on with what is left.
     """
+    ListEndpointStates: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.ListEndpointStatesRequest, _delivery_service_pb2.ListEndpointStatesResponse]  # type: ignore[assignment]
+    """A tenant's outbound endpoints: how each one's lane stands, and how the last day went."""
+    ResetCircuit: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.ResetCircuitRequest, _lane_service_pb2.Lane]  # type: ignore[assignment]
+    """Closes the breaker of an endpoint, so that what waits is tried now; a pause stays."""
 
 class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Events on their way to outbound endpoints."""
@@ -96,5 +105,21 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Delivers again what an endpoint has not taken since a time: all that is dead or failed, up to
         5000 a call. Where a call is cut short, another one goes on with what is left.
         """
+
+    @_abc_1.abstractmethod
+    def ListEndpointStates(
+        self,
+        request: _delivery_service_pb2.ListEndpointStatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_delivery_service_pb2.ListEndpointStatesResponse, _abc.Awaitable[_delivery_service_pb2.ListEndpointStatesResponse]]:
+        """A tenant's outbound endpoints: how each one's lane stands, and how the last day went."""
+
+    @_abc_1.abstractmethod
+    def ResetCircuit(
+        self,
+        request: _delivery_service_pb2.ResetCircuitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lane_service_pb2.Lane, _abc.Awaitable[_lane_service_pb2.Lane]]:
+        """Closes the breaker of an endpoint, so that what waits is tried now; a pause stays."""
 
 def add_DeliveryServiceServicer_to_server(servicer: DeliveryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

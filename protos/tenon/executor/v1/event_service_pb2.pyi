@@ -455,6 +455,7 @@ class Event(_message.Message):
     RECEIVE_TIME_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
+    REDACTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{slug}/events/{uid}`"""
     type: _builtins.str
@@ -465,6 +466,8 @@ class Event(_message.Message):
     """By which a redelivery of it is known."""
     body: _builtins.bytes
     """Its bytes, as they came; only in GetEvent."""
+    redacted: _builtins.bool
+    """The endpoint's `redact` keeps something of the body back, or all where it is no JSON."""
     @_builtins.property
     def receive_time(self) -> _timestamp_pb2.Timestamp:
         """When it came."""
@@ -483,10 +486,11 @@ class Event(_message.Message):
         receive_time: _timestamp_pb2.Timestamp | None = ...,
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         body: _builtins.bytes = ...,
+        redacted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["receive_time", b"receive_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoint_uid", b"endpoint_uid", "headers", b"headers", "key", b"key", "name", b"name", "receive_time", b"receive_time", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "endpoint_uid", b"endpoint_uid", "headers", b"headers", "key", b"key", "name", b"name", "receive_time", b"receive_time", "redacted", b"redacted", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tenon.options.v1 import rule_pb2 as tenon_dot_options_dot_v1_dot_rule__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tenon/executor/v1/lane_service.proto\x12\x11tenon.executor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\"k\n\x10ListLanesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x12\n\nnot_moving\x18\x05 \x01(\x08\"T\n\x11ListLanesResponse\x12&\n\x05lanes\x18\x01 \x03(\x0b\x32\x17.tenon.executor.v1.Lane\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x10PauseLaneRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"!\n\x11ResumeLaneRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa0\x03\n\x04Lane\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x0f\n\x07waiting\x18\x05 \x01(\x05\x12-\n\noldest_age\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07running\x18\x07 \x01(\x05\x12\x13\n\x0b\x63oncurrency\x18\x08 \x01(\x05\x12\x32\n\x0enext_look_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x07\x62reaker\x18\n \x01(\x0e\x32\x1f.tenon.executor.v1.Lane.Breaker\x12.\n\x07reasons\x18\x0b \x03(\x0b\x32\x1d.tenon.executor.v1.LaneReason\"_\n\x07\x42reaker\x12\x17\n\x13\x42REAKER_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x42REAKER_CLOSED\x10\x01\x12\x10\n\x0c\x42REAKER_OPEN\x10\x02\x12\x15\n\x11\x42REAKER_HALF_OPEN\x10\x03\"+\n\nLaneReason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"<\n\x18SwitchOffProviderRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"+\n\x17SwitchOnProviderRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\"\x1a\n\x18SwitchOnProviderResponse\"\x1d\n\x1bListProviderSwitchesRequest\"\\\n\x1cListProviderSwitchesResponse\x12<\n\x11provider_switches\x18\x01 \x03(\x0b\x32!.tenon.executor.v1.ProviderSwitch\"c\n\x0eProviderSwitch\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xf0\x05\n\x0bLaneService\x12t\n\tListLanes\x12#.tenon.executor.v1.ListLanesRequest\x1a$.tenon.executor.v1.ListLanesResponse\"\x1c\xca\xf3\x18\x18\n\nlanes.read\x10\x01\x1a\x06parent8\x01\x12\x66\n\tPauseLane\x12#.tenon.executor.v1.PauseLaneRequest\x1a\x17.tenon.executor.v1.Lane\"\x1b\xca\xf3\x18\x17\n\x0blanes.pause\x10\x02\x1a\x04name8\x01\x12h\n\nResumeLane\x12$.tenon.executor.v1.ResumeLaneRequest\x1a\x17.tenon.executor.v1.Lane\"\x1b\xca\xf3\x18\x17\n\x0blanes.pause\x10\x02\x1a\x04name8\x01\x12}\n\x11SwitchOffProvider\x12+.tenon.executor.v1.SwitchOffProviderRequest\x1a!.tenon.executor.v1.ProviderSwitch\"\x18\xca\xf3\x18\x14\n\x10providers.switch\x10\x04\x12\x85\x01\n\x10SwitchOnProvider\x12*.tenon.executor.v1.SwitchOnProviderRequest\x1a+.tenon.executor.v1.SwitchOnProviderResponse\"\x18\xca\xf3\x18\x14\n\x10providers.switch\x10\x03\x12\x91\x01\n\x14ListProviderSwitches\x12..tenon.executor.v1.ListProviderSwitchesRequest\x1a/.tenon.executor.v1.ListProviderSwitchesResponse\"\x18\xca\xf3\x18\x14\n\x10providers.switch\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tenon/executor/v1/lane_service.proto\x12\x11tenon.executor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\"k\n\x10ListLanesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x12\n\nnot_moving\x18\x05 \x01(\x08\"T\n\x11ListLanesResponse\x12&\n\x05lanes\x18\x01 \x03(\x0b\x32\x17.tenon.executor.v1.Lane\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x10PauseLaneRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"!\n\x11ResumeLaneRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xf6\x03\n\x04Lane\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x0f\n\x07waiting\x18\x05 \x01(\x05\x12-\n\noldest_age\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07running\x18\x07 \x01(\x05\x12\x13\n\x0b\x63oncurrency\x18\x08 \x01(\x05\x12\x32\n\x0enext_look_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x07\x62reaker\x18\n \x01(\x0e\x32\x1f.tenon.executor.v1.Lane.Breaker\x12.\n\x07reasons\x18\x0b \x03(\x0b\x32\x1d.tenon.executor.v1.LaneReason\x12\x10\n\x08\x66\x61ilures\x18\x0c \x01(\x05\x12\r\n\x05trips\x18\r \x01(\x05\x12\x33\n\x0fopen_until_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x07\x42reaker\x12\x17\n\x13\x42REAKER_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x42REAKER_CLOSED\x10\x01\x12\x10\n\x0c\x42REAKER_OPEN\x10\x02\x12\x15\n\x11\x42REAKER_HALF_OPEN\x10\x03\"+\n\nLaneReason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"+\n\x19ListProviderStatesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"W\n\x1aListProviderStatesResponse\x12\x39\n\x0fprovider_states\x18\x01 \x03(\x0b\x32 .tenon.executor.v1.ProviderState\"\xa5\x01\n\rProviderState\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0e\n\x06\x63losed\x18\x02 \x01(\x05\x12\x0c\n\x04open\x18\x03 \x01(\x05\x12\x11\n\thalf_open\x18\x04 \x01(\x05\x12\x0e\n\x06paused\x18\x05 \x01(\x05\x12-\n\noldest_age\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\noff_reason\x18\x07 \x01(\t\"<\n\x18SwitchOffProviderRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"+\n\x17SwitchOnProviderRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\"\x1a\n\x18SwitchOnProviderResponse\"\x1d\n\x1bListProviderSwitchesRequest\"\\\n\x1cListProviderSwitchesResponse\x12<\n\x11provider_switches\x18\x01 \x03(\x0b\x32!.tenon.executor.v1.ProviderSwitch\"c\n\x0eProviderSwitch\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x82\x07\n\x0bLaneService\x12t\n\tListLanes\x12#.tenon.executor.v1.ListLanesRequest\x1a$.tenon.executor.v1.ListLanesResponse\"\x1c\xca\xf3\x18\x18\n\nlanes.read\x10\x01\x1a\x06parent8\x01\x12\x8f\x01\n\x12ListProviderStates\x12,.tenon.executor.v1.ListProviderStatesRequest\x1a-.tenon.executor.v1.ListProviderStatesResponse\"\x1c\xca\xf3\x18\x18\n\nlanes.read\x10\x01\x1a\x06parent8\x01\x12\x66\n\tPauseLane\x12#.tenon.executor.v1.PauseLaneRequest\x1a\x17.tenon.executor.v1.Lane\"\x1b\xca\xf3\x18\x17\n\x0blanes.pause\x10\x02\x1a\x04name8\x01\x12h\n\nResumeLane\x12$.tenon.executor.v1.ResumeLaneRequest\x1a\x17.tenon.executor.v1.Lane\"\x1b\xca\xf3\x18\x17\n\x0blanes.pause\x10\x02\x1a\x04name8\x01\x12}\n\x11SwitchOffProvider\x12+.tenon.executor.v1.SwitchOffProviderRequest\x1a!.tenon.executor.v1.ProviderSwitch\"\x18\xca\xf3\x18\x14\n\x10providers.switch\x10\x04\x12\x85\x01\n\x10SwitchOnProvider\x12*.tenon.executor.v1.SwitchOnProviderRequest\x1a+.tenon.executor.v1.SwitchOnProviderResponse\"\x18\xca\xf3\x18\x14\n\x10providers.switch\x10\x03\x12\x91\x01\n\x14ListProviderSwitches\x12..tenon.executor.v1.ListProviderSwitchesRequest\x1a/.tenon.executor.v1.ListProviderSwitchesResponse\"\x18\xca\xf3\x18\x14\n\x10providers.switch\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LANESERVICE'].methods_by_name['ListLanes']._loaded_options = None
   _globals['_LANESERVICE'].methods_by_name['ListLanes']._serialized_options = b'\312\363\030\030\n\nlanes.read\020\001\032\006parent8\001'
+  _globals['_LANESERVICE'].methods_by_name['ListProviderStates']._loaded_options = None
+  _globals['_LANESERVICE'].methods_by_name['ListProviderStates']._serialized_options = b'\312\363\030\030\n\nlanes.read\020\001\032\006parent8\001'
   _globals['_LANESERVICE'].methods_by_name['PauseLane']._loaded_options = None
   _globals['_LANESERVICE'].methods_by_name['PauseLane']._serialized_options = b'\312\363\030\027\n\013lanes.pause\020\002\032\004name8\001'
   _globals['_LANESERVICE'].methods_by_name['ResumeLane']._loaded_options = None
@@ -55,23 +57,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESUMELANEREQUEST']._serialized_start=398
   _globals['_RESUMELANEREQUEST']._serialized_end=431
   _globals['_LANE']._serialized_start=434
-  _globals['_LANE']._serialized_end=850
-  _globals['_LANE_BREAKER']._serialized_start=755
-  _globals['_LANE_BREAKER']._serialized_end=850
-  _globals['_LANEREASON']._serialized_start=852
-  _globals['_LANEREASON']._serialized_end=895
-  _globals['_SWITCHOFFPROVIDERREQUEST']._serialized_start=897
-  _globals['_SWITCHOFFPROVIDERREQUEST']._serialized_end=957
-  _globals['_SWITCHONPROVIDERREQUEST']._serialized_start=959
-  _globals['_SWITCHONPROVIDERREQUEST']._serialized_end=1002
-  _globals['_SWITCHONPROVIDERRESPONSE']._serialized_start=1004
-  _globals['_SWITCHONPROVIDERRESPONSE']._serialized_end=1030
-  _globals['_LISTPROVIDERSWITCHESREQUEST']._serialized_start=1032
-  _globals['_LISTPROVIDERSWITCHESREQUEST']._serialized_end=1061
-  _globals['_LISTPROVIDERSWITCHESRESPONSE']._serialized_start=1063
-  _globals['_LISTPROVIDERSWITCHESRESPONSE']._serialized_end=1155
-  _globals['_PROVIDERSWITCH']._serialized_start=1157
-  _globals['_PROVIDERSWITCH']._serialized_end=1256
-  _globals['_LANESERVICE']._serialized_start=1259
-  _globals['_LANESERVICE']._serialized_end=2011
+  _globals['_LANE']._serialized_end=936
+  _globals['_LANE_BREAKER']._serialized_start=841
+  _globals['_LANE_BREAKER']._serialized_end=936
+  _globals['_LANEREASON']._serialized_start=938
+  _globals['_LANEREASON']._serialized_end=981
+  _globals['_LISTPROVIDERSTATESREQUEST']._serialized_start=983
+  _globals['_LISTPROVIDERSTATESREQUEST']._serialized_end=1026
+  _globals['_LISTPROVIDERSTATESRESPONSE']._serialized_start=1028
+  _globals['_LISTPROVIDERSTATESRESPONSE']._serialized_end=1115
+  _globals['_PROVIDERSTATE']._serialized_start=1118
+  _globals['_PROVIDERSTATE']._serialized_end=1283
+  _globals['_SWITCHOFFPROVIDERREQUEST']._serialized_start=1285
+  _globals['_SWITCHOFFPROVIDERREQUEST']._serialized_end=1345
+  _globals['_SWITCHONPROVIDERREQUEST']._serialized_start=1347
+  _globals['_SWITCHONPROVIDERREQUEST']._serialized_end=1390
+  _globals['_SWITCHONPROVIDERRESPONSE']._serialized_start=1392
+  _globals['_SWITCHONPROVIDERRESPONSE']._serialized_end=1418
+  _globals['_LISTPROVIDERSWITCHESREQUEST']._serialized_start=1420
+  _globals['_LISTPROVIDERSWITCHESREQUEST']._serialized_end=1449
+  _globals['_LISTPROVIDERSWITCHESRESPONSE']._serialized_start=1451
+  _globals['_LISTPROVIDERSWITCHESRESPONSE']._serialized_end=1543
+  _globals['_PROVIDERSWITCH']._serialized_start=1545
+  _globals['_PROVIDERSWITCH']._serialized_end=1644
+  _globals['_LANESERVICE']._serialized_start=1647
+  _globals['_LANESERVICE']._serialized_end=2545
 # @@protoc_insertion_point(module_scope)

@@ -179,6 +179,9 @@ class Lane(_message.Message):
     NEXT_LOOK_TIME_FIELD_NUMBER: _builtins.int
     BREAKER_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    TRIPS_FIELD_NUMBER: _builtins.int
+    OPEN_UNTIL_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{slug}/lanes/{uid}`; the uid is that of what owns the lane, such as a connector."""
     owner: _builtins.str
@@ -195,6 +198,10 @@ class Lane(_message.Message):
     """How much may run at once."""
     breaker: Global___Lane.Breaker.ValueType
     """Whether it tries."""
+    failures: _builtins.int
+    """Failures in a row since something worked, or since the breaker opened."""
+    trips: _builtins.int
+    """How often the breaker has opened since something worked."""
     @_builtins.property
     def oldest_age(self) -> _duration_pb2.Duration:
         """How long what is due has waited beyond its time."""
@@ -206,6 +213,10 @@ class Lane(_message.Message):
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaneReason]:
         """Why nothing of it may begin now; empty where something may, or nothing waits."""
+
+    @_builtins.property
+    def open_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when an open breaker lets nothing begin."""
 
     def __init__(
         self,
@@ -221,10 +232,13 @@ class Lane(_message.Message):
         next_look_time: _timestamp_pb2.Timestamp | None = ...,
         breaker: Global___Lane.Breaker.ValueType = ...,
         reasons: _abc.Iterable[Global___LaneReason] | None = ...,
+        failures: _builtins.int = ...,
+        trips: _builtins.int = ...,
+        open_until_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["next_look_time", b"next_look_time", "oldest_age", b"oldest_age"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_look_time", b"next_look_time", "oldest_age", b"oldest_age", "open_until_time", b"open_until_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "concurrency", b"concurrency", "kind", b"kind", "name", b"name", "next_look_time", b"next_look_time", "oldest_age", b"oldest_age", "owner", b"owner", "provider", b"provider", "reasons", b"reasons", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "concurrency", b"concurrency", "failures", b"failures", "kind", b"kind", "name", b"name", "next_look_time", b"next_look_time", "oldest_age", b"oldest_age", "open_until_time", b"open_until_time", "owner", b"owner", "provider", b"provider", "reasons", b"reasons", "running", b"running", "trips", b"trips", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -255,6 +269,102 @@ class LaneReason(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LaneReason: _TypeAlias = LaneReason  # noqa: Y015
+
+@_typing.final
+class ListProviderStatesRequest(_message.Message):
+    """Of which tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`tenants/{slug}`"""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListProviderStatesRequest: _TypeAlias = ListProviderStatesRequest  # noqa: Y015
+
+@_typing.final
+class ListProviderStatesResponse(_message.Message):
+    """All of them; there are few."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_STATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def provider_states(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProviderState]:
+        """By the provider's name; first, without a name, what calls no provider: lanes of endpoints."""
+
+    def __init__(
+        self,
+        *,
+        provider_states: _abc.Iterable[Global___ProviderState] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider_states", b"provider_states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListProviderStatesResponse: _TypeAlias = ListProviderStatesResponse  # noqa: Y015
+
+@_typing.final
+class ProviderState(_message.Message):
+    """How the lanes of one provider stand. Each has a breaker in one of three states; of them some are
+    paused, or their owners inactive.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    HALF_OPEN_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    OLDEST_AGE_FIELD_NUMBER: _builtins.int
+    OFF_REASON_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """Its name in the catalog; empty: none."""
+    closed: _builtins.int
+    """Lanes that try."""
+    open: _builtins.int
+    """Lanes that do not try for a while."""
+    half_open: _builtins.int
+    """Lanes that try a little."""
+    paused: _builtins.int
+    """Lanes that operators or breakers paused."""
+    off_reason: _builtins.str
+    """Why operators switched the provider off; empty where it is on."""
+    @_builtins.property
+    def oldest_age(self) -> _duration_pb2.Duration:
+        """How long the oldest of what is due has waited beyond its time; absent where nothing is."""
+
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        closed: _builtins.int = ...,
+        open: _builtins.int = ...,
+        half_open: _builtins.int = ...,
+        paused: _builtins.int = ...,
+        oldest_age: _duration_pb2.Duration | None = ...,
+        off_reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_age", b"oldest_age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "half_open", b"half_open", "off_reason", b"off_reason", "oldest_age", b"oldest_age", "open", b"open", "paused", b"paused", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProviderState: _TypeAlias = ProviderState  # noqa: Y015
 
 @_typing.final
 class SwitchOffProviderRequest(_message.Message):

@@ -40,6 +40,11 @@ class LaneServiceStub:
                 request_serializer=tenon_dot_executor_dot_v1_dot_lane__service__pb2.ListLanesRequest.SerializeToString,
                 response_deserializer=tenon_dot_executor_dot_v1_dot_lane__service__pb2.ListLanesResponse.FromString,
                 _registered_method=True)
+        self.ListProviderStates = channel.unary_unary(
+                '/tenon.executor.v1.LaneService/ListProviderStates',
+                request_serializer=tenon_dot_executor_dot_v1_dot_lane__service__pb2.ListProviderStatesRequest.SerializeToString,
+                response_deserializer=tenon_dot_executor_dot_v1_dot_lane__service__pb2.ListProviderStatesResponse.FromString,
+                _registered_method=True)
         self.PauseLane = channel.unary_unary(
                 '/tenon.executor.v1.LaneService/PauseLane',
                 request_serializer=tenon_dot_executor_dot_v1_dot_lane__service__pb2.PauseLaneRequest.SerializeToString,
@@ -73,6 +78,13 @@ class LaneServiceServicer:
 
     def ListLanes(self, request, context):
         """A tenant's lanes, with the reasons of those that do not move.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProviderStates(self, request, context):
+        """How a tenant's lanes stand, by the provider they call: what many breakers say together.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,6 +132,11 @@ def add_LaneServiceServicer_to_server(servicer, server):
                     servicer.ListLanes,
                     request_deserializer=tenon_dot_executor_dot_v1_dot_lane__service__pb2.ListLanesRequest.FromString,
                     response_serializer=tenon_dot_executor_dot_v1_dot_lane__service__pb2.ListLanesResponse.SerializeToString,
+            ),
+            'ListProviderStates': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProviderStates,
+                    request_deserializer=tenon_dot_executor_dot_v1_dot_lane__service__pb2.ListProviderStatesRequest.FromString,
+                    response_serializer=tenon_dot_executor_dot_v1_dot_lane__service__pb2.ListProviderStatesResponse.SerializeToString,
             ),
             'PauseLane': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseLane,
@@ -175,6 +192,33 @@ class LaneService:
             '/tenon.executor.v1.LaneService/ListLanes',
             tenon_dot_executor_dot_v1_dot_lane__service__pb2.ListLanesRequest.SerializeToString,
             tenon_dot_executor_dot_v1_dot_lane__service__pb2.ListLanesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProviderStates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.executor.v1.LaneService/ListProviderStates',
+            tenon_dot_executor_dot_v1_dot_lane__service__pb2.ListProviderStatesRequest.SerializeToString,
+            tenon_dot_executor_dot_v1_dot_lane__service__pb2.ListProviderStatesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class LaneServiceStub:
     def __new__(cls, channel: _aio.Channel) -> LaneServiceAsyncStub: ...
     ListLanes: _grpc.UnaryUnaryMultiCallable[_lane_service_pb2.ListLanesRequest, _lane_service_pb2.ListLanesResponse]
     """A tenant's lanes, with the reasons of those that do not move."""
+    ListProviderStates: _grpc.UnaryUnaryMultiCallable[_lane_service_pb2.ListProviderStatesRequest, _lane_service_pb2.ListProviderStatesResponse]
+    """How a tenant's lanes stand, by the provider they call: what many breakers say together."""
     PauseLane: _grpc.UnaryUnaryMultiCallable[_lane_service_pb2.PauseLaneRequest, _lane_service_pb2.Lane]
     """Begins nothing of a lane until it is resumed; what runs goes on."""
     ResumeLane: _grpc.UnaryUnaryMultiCallable[_lane_service_pb2.ResumeLaneRequest, _lane_service_pb2.Lane]
@@ -53,6 +55,8 @@ class LaneServiceAsyncStub(LaneServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListLanes: _aio.UnaryUnaryMultiCallable[_lane_service_pb2.ListLanesRequest, _lane_service_pb2.ListLanesResponse]  # type: ignore[assignment]
     """A tenant's lanes, with the reasons of those that do not move."""
+    ListProviderStates: _aio.UnaryUnaryMultiCallable[_lane_service_pb2.ListProviderStatesRequest, _lane_service_pb2.ListProviderStatesResponse]  # type: ignore[assignment]
+    """How a tenant's lanes stand, by the provider they call: what many breakers say together."""
     PauseLane: _aio.UnaryUnaryMultiCallable[_lane_service_pb2.PauseLaneRequest, _lane_service_pb2.Lane]  # type: ignore[assignment]
     """Begins nothing of a lane until it is resumed; what runs goes on."""
     ResumeLane: _aio.UnaryUnaryMultiCallable[_lane_service_pb2.ResumeLaneRequest, _lane_service_pb2.Lane]  # type: ignore[assignment]
@@ -74,6 +78,14 @@ class LaneServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_lane_service_pb2.ListLanesResponse, _abc.Awaitable[_lane_service_pb2.ListLanesResponse]]:
         """A tenant's lanes, with the reasons of those that do not move."""
+
+    @_abc_1.abstractmethod
+    def ListProviderStates(
+        self,
+        request: _lane_service_pb2.ListProviderStatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lane_service_pb2.ListProviderStatesResponse, _abc.Awaitable[_lane_service_pb2.ListProviderStatesResponse]]:
+        """How a tenant's lanes stand, by the provider they call: what many breakers say together."""
 
     @_abc_1.abstractmethod
     def PauseLane(

@@ -242,6 +242,7 @@ class Credential(_message.Message):
     REVOKED_BY_FIELD_NUMBER: _builtins.int
     REVOKE_REASON_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`tenants/{slug}/credentials/{name}`"""
     uid: _builtins.str
@@ -262,6 +263,8 @@ class Credential(_message.Message):
     """Why."""
     created_by: _builtins.str
     """Who made it."""
+    public_key: _builtins.str
+    """What verifies what the current version signs, where that is the private key of a pair: no secret."""
     @_builtins.property
     def fingerprints(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The parts' names with their keyed fingerprints."""
@@ -350,10 +353,11 @@ class Credential(_message.Message):
         revoked_by: _builtins.str = ...,
         revoke_reason: _builtins.str = ...,
         created_by: _builtins.str = ...,
+        public_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "refresh_expire_time", b"refresh_expire_time", "revoke_time", b"revoke_time", "rotate_time", b"rotate_time", "rotation_due_time", b"rotation_due_time", "spec", b"spec", "use_time", b"use_time", "validate_time", b"validate_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "description", b"description", "expire_time", b"expire_time", "findings", b"findings", "fingerprints", b"fingerprints", "granted_scopes", b"granted_scopes", "name", b"name", "rate_limit", b"rate_limit", "refresh_expire_time", b"refresh_expire_time", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "revoked_by", b"revoked_by", "rotate_time", b"rotate_time", "rotation_due_time", b"rotation_due_time", "spec", b"spec", "status", b"status", "status_reason", b"status_reason", "type", b"type", "uid", b"uid", "usage", b"usage", "use_time", b"use_time", "validate_time", b"validate_time", "version", b"version", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "description", b"description", "expire_time", b"expire_time", "findings", b"findings", "fingerprints", b"fingerprints", "granted_scopes", b"granted_scopes", "name", b"name", "public_key", b"public_key", "rate_limit", b"rate_limit", "refresh_expire_time", b"refresh_expire_time", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "revoked_by", b"revoked_by", "rotate_time", b"rotate_time", "rotation_due_time", b"rotation_due_time", "spec", b"spec", "status", b"status", "status_reason", b"status_reason", "type", b"type", "uid", b"uid", "usage", b"usage", "use_time", b"use_time", "validate_time", b"validate_time", "version", b"version", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -432,6 +436,7 @@ class CredentialVersion(_message.Message):
     FINGERPRINTS_FIELD_NUMBER: _builtins.int
     DATA_KEY_UID_FIELD_NUMBER: _builtins.int
     KEY_VERSION_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """From 1."""
     origin: _builtins.str
@@ -442,6 +447,10 @@ class CredentialVersion(_message.Message):
     """The tenant's data key that wraps its key."""
     key_version: _builtins.int
     """The version of the key-encryption key that wraps that."""
+    public_key: _builtins.str
+    """What verifies what this version signs, where that is the private key of a pair; receivers need
+    those of every version that goes on.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -470,10 +479,11 @@ class CredentialVersion(_message.Message):
         fingerprints: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         data_key_uid: _builtins.str = ...,
         key_version: _builtins.int = ...,
+        public_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "overlap_end_time", b"overlap_end_time", "shred_time", b"shred_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "data_key_uid", b"data_key_uid", "fingerprints", b"fingerprints", "key_version", b"key_version", "origin", b"origin", "overlap_end_time", b"overlap_end_time", "shred_time", b"shred_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "data_key_uid", b"data_key_uid", "fingerprints", b"fingerprints", "key_version", b"key_version", "origin", b"origin", "overlap_end_time", b"overlap_end_time", "public_key", b"public_key", "shred_time", b"shred_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -601,7 +611,7 @@ class RotateCredentialResponse(_message.Message):
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     secret: _builtins.bytes
-    """The secret that Tenon made."""
+    """The secret that Tenon made; a private key is not told."""
     @_builtins.property
     def credential(self) -> Global___Credential:
         """The credential now."""

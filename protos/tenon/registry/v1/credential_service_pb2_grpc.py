@@ -147,7 +147,8 @@ class CredentialServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevealCredential(self, request, context):
-        """The webhook secret that Tenon made: whoever receives or sends the webhooks needs it.
+        """The webhook secret that Tenon made: whoever receives or sends the webhooks needs it. Not a private
+        key: of that everybody needs the public one, which GetCredential shows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,9 @@ class CredentialServiceStub:
     ShredCredentialVersion: _grpc.UnaryUnaryMultiCallable[_credential_service_pb2.ShredCredentialVersionRequest, _credential_service_pb2.Credential]
     """Destroys the key of one version that is not the current one."""
     RevealCredential: _grpc.UnaryUnaryMultiCallable[_credential_service_pb2.RevealCredentialRequest, _credential_service_pb2.RevealCredentialResponse]
-    """The webhook secret that Tenon made: whoever receives or sends the webhooks needs it."""
+    """The webhook secret that Tenon made: whoever receives or sends the webhooks needs it. Not a private
+    key: of that everybody needs the public one, which GetCredential shows.
+    """
     RefreshCredential: _grpc.UnaryUnaryMultiCallable[_credential_service_pb2.RefreshCredentialRequest, _credential_service_pb2.Credential]
     """Asks the provider for new tokens now, unless there are newer ones than the caller knows."""
     ResolveCredential: _grpc.UnaryUnaryMultiCallable[_credential_service_pb2.ResolveCredentialRequest, _credential_service_pb2.ResolveCredentialResponse]
@@ -84,7 +86,9 @@ class CredentialServiceAsyncStub(CredentialServiceStub):
     ShredCredentialVersion: _aio.UnaryUnaryMultiCallable[_credential_service_pb2.ShredCredentialVersionRequest, _credential_service_pb2.Credential]  # type: ignore[assignment]
     """Destroys the key of one version that is not the current one."""
     RevealCredential: _aio.UnaryUnaryMultiCallable[_credential_service_pb2.RevealCredentialRequest, _credential_service_pb2.RevealCredentialResponse]  # type: ignore[assignment]
-    """The webhook secret that Tenon made: whoever receives or sends the webhooks needs it."""
+    """The webhook secret that Tenon made: whoever receives or sends the webhooks needs it. Not a private
+    key: of that everybody needs the public one, which GetCredential shows.
+    """
     RefreshCredential: _aio.UnaryUnaryMultiCallable[_credential_service_pb2.RefreshCredentialRequest, _credential_service_pb2.Credential]  # type: ignore[assignment]
     """Asks the provider for new tokens now, unless there are newer ones than the caller knows."""
     ResolveCredential: _aio.UnaryUnaryMultiCallable[_credential_service_pb2.ResolveCredentialRequest, _credential_service_pb2.ResolveCredentialResponse]  # type: ignore[assignment]
@@ -157,7 +161,9 @@ class CredentialServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _credential_service_pb2.RevealCredentialRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_credential_service_pb2.RevealCredentialResponse, _abc.Awaitable[_credential_service_pb2.RevealCredentialResponse]]:
-        """The webhook secret that Tenon made: whoever receives or sends the webhooks needs it."""
+        """The webhook secret that Tenon made: whoever receives or sends the webhooks needs it. Not a private
+        key: of that everybody needs the public one, which GetCredential shows.
+        """
 
     @_abc_1.abstractmethod
     def RefreshCredential(

@@ -581,6 +581,7 @@ class CredentialSpec(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     PROVIDER_METADATA_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    GENERATE_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """What it is made of; decides which values it needs."""
     description: _builtins.str
@@ -601,6 +602,8 @@ class CredentialSpec(_message.Message):
     """When the provider lets it end (RFC 3339)."""
     notes: _builtins.str
     """What people note about it."""
+    generate: _builtins.str
+    """Of a `webhook_secret` without values: what Tenon makes."""
     @_builtins.property
     def values(self) -> _containers.MessageMap[_builtins.str, Global___SecretValue]:
         """The secret parts by name, such as `token`; of `oauth2` none is needed, since the provider gives
@@ -651,10 +654,11 @@ class CredentialSpec(_message.Message):
         config: _struct_pb2.Struct | None = ...,
         provider_metadata: _struct_pb2.Struct | None = ...,
         notes: _builtins.str = ...,
+        generate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "provider_metadata", b"provider_metadata", "rotation", b"rotation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_endpoints", b"allowed_endpoints", "allowed_ranges", b"allowed_ranges", "app", b"app", "config", b"config", "description", b"description", "environment", b"environment", "expires", b"expires", "grant", b"grant", "key_type", b"key_type", "notes", b"notes", "provider", b"provider", "provider_metadata", b"provider_metadata", "rotation", b"rotation", "scopes", b"scopes", "type", b"type", "values", b"values", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_endpoints", b"allowed_endpoints", "allowed_ranges", b"allowed_ranges", "app", b"app", "config", b"config", "description", b"description", "environment", b"environment", "expires", b"expires", "generate", b"generate", "grant", b"grant", "key_type", b"key_type", "notes", b"notes", "provider", b"provider", "provider_metadata", b"provider_metadata", "rotation", b"rotation", "scopes", b"scopes", "type", b"type", "values", b"values", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1178,6 +1182,7 @@ class WebhookEndpointSpec(_message.Message):
     APP_FIELD_NUMBER: _builtins.int
     TENANTS_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
+    REDACT_FIELD_NUMBER: _builtins.int
     direction: _builtins.str
     """Which way the events go."""
     integration: _builtins.str
@@ -1189,7 +1194,7 @@ class WebhookEndpointSpec(_message.Message):
     auth: _builtins.str
     """How the sender proves who it is. NONE is said, never the default."""
     credential: _builtins.str
-    """What is shown for BEARER, API_KEY, BASIC, CUSTOM and OAUTH2, or what must be shown."""
+    """What is shown for BEARER, API_KEY, BASIC, CUSTOM, OAUTH2 and MTLS, or what must be shown."""
     auth_header: _builtins.str
     """The header of API_KEY and CUSTOM."""
     url: _builtins.str
@@ -1213,6 +1218,12 @@ class WebhookEndpointSpec(_message.Message):
     def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Of the owner of a stream: the tenants that may get items of it."""
 
+    @_builtins.property
+    def redact(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What people are not shown: of events that came by an inbound one, and of answers to an outbound
+        one. What is stored and sent again stays exact.
+        """
+
     def __init__(
         self,
         *,
@@ -1229,10 +1240,11 @@ class WebhookEndpointSpec(_message.Message):
         app: _builtins.str = ...,
         tenants: _abc.Iterable[_builtins.str] | None = ...,
         subject: _builtins.str = ...,
+        redact: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "delivery", b"delivery", "is_active", b"is_active"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "app", b"app", "auth", b"auth", "auth_header", b"auth_header", "credential", b"credential", "delivery", b"delivery", "direction", b"direction", "headers", b"headers", "integration", b"integration", "is_active", b"is_active", "secret", b"secret", "subject", b"subject", "tenants", b"tenants", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "app", b"app", "auth", b"auth", "auth_header", b"auth_header", "credential", b"credential", "delivery", b"delivery", "direction", b"direction", "headers", b"headers", "integration", b"integration", "is_active", b"is_active", "redact", b"redact", "secret", b"secret", "subject", b"subject", "tenants", b"tenants", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
     _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015
