@@ -10,7 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from services.chassis import strict_json
-from services.chassis.database import Database, Transaction
+from services.chassis.database import Transaction
 from services.chassis.envelope import Unsealable
 from services.chassis.errors import TenonError
 from services.chassis.evaluator import Evaluator
@@ -18,7 +18,7 @@ from services.chassis.ids import uuid7
 from services.executor.engine import lanes
 from services.executor.engine.work import Started
 from services.executor.events import routing
-from services.executor.events.routing import Route, Told
+from services.executor.events.routing import Route, Subscribed, Told
 from services.executor.registry.credentials import LeasedKey
 from services.executor.sealing import Row, opened_bytes, sealed_bytes
 from services.executor.store import events as store
@@ -55,19 +55,14 @@ class Event:
         return PUBLISHED if self.endpoint is None else self.endpoint.object_id
 
 
-async def taken_by(
-    database: Database,
-    event: Event,
-    subscriptions: Sequence[ProjectedObject],
-    evaluator: Evaluator,
-) -> list[Route]:
+async def taken_by(event: Event, to: Subscribed, evaluator: Evaluator) -> list[Route]:
     """Where an event goes. Raises Unavailable.
 
     Outside any transaction: a filter may have to wait for its turn.
     """
     context = as_context(event)
     view = evaluator.seeing({"event": context}, event.tenant_id)
-    return await routing.routes(database, event.tenant_id, subscriptions, context, view)
+    return await routing.routes(to, context, view)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

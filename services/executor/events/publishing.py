@@ -15,9 +15,9 @@ from services.chassis.ids import DOTTED, DOTTED_RULE, uuid7
 from services.executor.events import accepting
 from services.executor.events.accepting import Draft, Event
 from services.executor.events.payloads import check_payloads
+from services.executor.events.routing import Subscribed, subscribed
 from services.executor.registry.credentials import LeasedKey, Secrets
 from services.executor.store import projected
-from services.executor.store.projected import ProjectedObject
 
 MOST: Final = 100
 LARGEST: Final = 2**20
@@ -54,9 +54,10 @@ class Publishing:
         check(new)
         key = await self._secrets.lease_key(tenant_id)
         types = sorted({each.type for each in new})
-        subscribed, known = await projected.published(self._database, tenant_id, types)
+        subscriptions, known = await projected.published(self._database, tenant_id, types)
         await check_payloads([(each.type, each.payload) for each in new], known)
-        drafts = [await self._draft(tenant_id, each, subscribed, key) for each in new]
+        to = await subscribed(self._database, tenant_id, subscriptions)
+        drafts = [await self._draft(tenant_id, each, to, key) for each in new]
         async with self._database.tenant(tenant_id) as tx:
             return await accepting.accept(tx, drafts)
 
@@ -64,7 +65,7 @@ class Publishing:
         self,
         tenant_id: UUID,
         new: NewEvent,
-        subscribed: Sequence[ProjectedObject],
+        to: Subscribed,
         key: LeasedKey,
     ) -> Draft:
         event_id = uuid7()
@@ -78,7 +79,7 @@ class Publishing:
             body=_body(new),
             id=event_id,
         )
-        taking = await accepting.taken_by(self._database, event, subscribed, self._evaluator)
+        taking = await accepting.taken_by(event, to, self._evaluator)
         return accepting.draft(event, taking, key, seal=self._seal)
 
 

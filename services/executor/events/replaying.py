@@ -27,7 +27,7 @@ from services.executor.engine import lanes
 from services.executor.engine.work import Started
 from services.executor.events import accepting, routing
 from services.executor.events.retelling import is_subscribed, opened, retold, source_of
-from services.executor.events.routing import Told
+from services.executor.events.routing import Subscribed, Told
 from services.executor.events.selecting import ALL, Selection
 from services.executor.registry.credentials import LeasedKey, Secrets
 from services.executor.store import positions, projected
@@ -82,7 +82,7 @@ class Replayed:
 class _Wanted:
     """What is wanted now: subscriptions, endpoints by id, and the only one that counts, if any."""
 
-    subscriptions: Sequence[ProjectedObject]
+    to: Subscribed
     endpoints: Mapping[UUID, ProjectedObject]
     only: UUID | None
 
@@ -164,7 +164,8 @@ class Replaying:
             if not named:
                 raise NotFound(f"webhookEndpoints/{what.endpoint} does not exist")
             (only,) = named
-        return _Wanted(subscriptions, {each.object_id: each for each in endpoints}, only)
+        to = await routing.subscribed(self._database, what.tenant_id, subscriptions)
+        return _Wanted(to, {each.object_id: each for each in endpoints}, only)
 
     async def _progress(self, what: Replay) -> Progress:
         """How far the replay is: by what is kept of it, or by the token where nothing is."""
@@ -216,8 +217,8 @@ class Replaying:
         if not await what.selection.takes(context, view):
             return
         source = source_of(found.noted, event)
-        asked = [each for each in wanted.subscriptions if is_subscribed(each, source)]
-        taking = await routing.routes(self._database, what.tenant_id, asked, context, view)
+        asked = [each for each in wanted.to.subscriptions if is_subscribed(each, source)]
+        taking = await routing.routes(Subscribed(asked, wanted.to.targets), context, view)
         key, messages = by
         told = Told(what.tenant_id, event.id, context, event.body, messages)
         batch.starts += routing.started(told, taking, key)

@@ -65,22 +65,30 @@ class Told:
         return str(self.context["type"])
 
 
-async def routes(
-    database: Database,
-    tenant_id: UUID,
-    subscriptions: Sequence[ProjectedObject],
-    context: Mapping[str, Any],
-    view: View,
-) -> list[Route]:
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """Subscriptions to one source, and what they route to, as far as that is there."""
+
+    subscriptions: Sequence[ProjectedObject] = field(repr=False)
+    targets: Mapping[Target, ProjectedObject] = field(repr=False)
+
+
+async def subscribed(
+    database: Database, tenant_id: UUID, subscriptions: Sequence[ProjectedObject]
+) -> Subscribed:
+    """Subscriptions with their targets, read once for all events that they are asked about."""
+    targets = await projected.these(database, tenant_id, map(target_of, subscriptions))
+    return Subscribed(subscriptions, targets)
+
+
+async def routes(to: Subscribed, context: Mapping[str, Any], view: View) -> list[Route]:
     """Where an event goes. Raises Unavailable where it should be tried again.
 
     Nothing goes to an endpoint that has gone, or by a transform that has no answer for the event.
     """
-    taking = await matching(subscriptions, context, view)
-    targets = await projected.these(database, tenant_id, map(target_of, taking))
     found = []
-    for each in taking:
-        route = await route_of(each, targets, view)
+    for each in await matching(to.subscriptions, context, view):
+        route = await route_of(each, to.targets, view)
         if isinstance(route, Route):
             found.append(route)
         elif route.message:

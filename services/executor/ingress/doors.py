@@ -12,6 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from services.chassis.database import Database
+from services.executor.events.routing import Subscribed, subscribed
 from services.executor.ingress.grouped import Grouped
 from services.executor.store import projected, tenants
 from services.executor.store.projected import ProjectedObject
@@ -29,7 +30,7 @@ class Place:
     tenant_id: UUID
     projected_at: datetime
     parts: Mapping[str, ProjectedObject] = field(repr=False)
-    subscriptions: Sequence[ProjectedObject] = field(repr=False)
+    subscribed: Subscribed = field(repr=False)
 
 
 class Doors:
@@ -61,7 +62,9 @@ class Doors:
     async def _look(self, standing: Standing, endpoint: str) -> Place:
         tenant_id = standing.tenant_id
         parts, subscriptions, seen = await projected.way_in(self._database, tenant_id, endpoint)
-        return Place(tenant_id, seen or NOWHERE.projected_at, parts, subscriptions)
+        # Read after the time of projection was: what changed in between is read again.
+        to = await subscribed(self._database, tenant_id, subscriptions)
+        return Place(tenant_id, seen or NOWHERE.projected_at, parts, to)
 
     def _keep(self, key: tuple[UUID, str], place: Place) -> Place:
         for kept in (self._there, self._absent):

@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +21,7 @@ from services.chassis.ids import SLUG
 from services.chassis.secret import Secret
 from services.executor.events import accepting
 from services.executor.events.accepting import Event
+from services.executor.events.routing import Subscribed
 from services.executor.ingress.doors import Doors, Place
 from services.executor.ingress.intake import Intake
 from services.executor.ingress.proofs import (
@@ -54,7 +55,7 @@ class Door:
 
     tenant_id: UUID
     endpoint: ProjectedObject
-    subscriptions: Sequence[ProjectedObject]
+    subscribed: Subscribed
     webhook: Webhook
     credential: Resolved
     proof: Proof
@@ -121,7 +122,7 @@ class Inbound:
         if answer is not None:
             return Echo(answer)
         with self.room(door.tenant_id):
-            return await self.keep(event, door.subscriptions)
+            return await self.keep(event, door.subscribed)
 
     def let_in(self, door: Door | None, delivery: Delivery) -> Door:
         """The door, if a delivery shows what it asks for. Raises NotLetIn.
@@ -140,14 +141,14 @@ class Inbound:
         """Where what comes in for a tenant is worked on. Raises Busy where too much of it is."""
         return self._intake.room(tenant_id)
 
-    async def keep(self, event: Event, subscriptions: Sequence[ProjectedObject]) -> UUID:
+    async def keep(self, event: Event, to: Subscribed) -> UUID:
         """Keep a proven event and start what it starts; its id, or that of its first delivery.
 
         Raises NotFound where the tenant has just been disabled, ResourceExhausted where its quota
         is used up, Unavailable.
         """
         key = await self._registry.lease_key(event.tenant_id)
-        taking = await accepting.taken_by(self._database, event, subscriptions, self._evaluator)
+        taking = await accepting.taken_by(event, to, self._evaluator)
         return await self._intake.accept(accepting.draft(event, taking, key, seal=self._seal))
 
     async def find(self, tenant: str, endpoint: str) -> Place:
@@ -183,7 +184,7 @@ class Inbound:
         resolved = await self._registry.resolve(tenant_id, credential.name, credential.version)
         scheme = webhook.signature.scheme
         proof = proof_of(endpoint.spec, scheme, resolved, self._public_url)
-        door = Door(tenant_id, endpoint, place.subscriptions, webhook, resolved, proof)
+        door = Door(tenant_id, endpoint, place.subscribed, webhook, resolved, proof)
         return door if proof.known and self._checkable(proof) else None
 
     def _checkable(self, proof: Proof) -> bool:

@@ -181,7 +181,7 @@ class Streams:
     async def _kept(self, delivered: _Delivered, item: Item, place: Place) -> UUID:
         try:
             event = delivered.event(item, place)
-            kept = await self._inbound.keep(event, place.subscriptions)
+            kept = await self._inbound.keep(event, place.subscribed)
         except NOT_THEIRS as error:
             # The stream is everybody's: no tenant may make its provider send all of it again.
             log.warning("%s/%s: kept by the owner: %s", *delivered.stream, error.message)
@@ -191,7 +191,7 @@ class Streams:
 
     async def _kept_by_owner(self, delivered: _Delivered, item: Item) -> UUID:
         event = delivered.event(item, None)
-        kept = await self._inbound.keep(event, delivered.door.subscriptions)
+        kept = await self._inbound.keep(event, delivered.door.subscribed)
         self._counts[Counted(*delivered.stream, known=False)] += 1
         return kept
 

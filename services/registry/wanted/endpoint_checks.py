@@ -186,6 +186,8 @@ def _outbound(spec: Mapping[str, Any], _known: Known, _catalog: Catalog) -> Foun
 def _to_url(spec: Mapping[str, Any]) -> Found:
     if problem := base_url_problem(spec["url"].partition("?")[0]):
         yield "spec.url", problem
+    elif spec["auth"] == "MTLS" and not spec["url"].lower().startswith("https://"):
+        yield "spec.url", "must be https where auth is MTLS: a certificate is shown in TLS"
     if not spec["secret"]:
         yield "spec.secret", "is required: what deliveries are signed with"
     if spec["subject"]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import grpc
 import psycopg
@@ -14,10 +14,12 @@ from tenon.executor.v1 import event_service_pb2 as pb
 
 from services.chassis.database import Database
 from services.chassis.errors import PermissionDenied
+from services.chassis.secret import MASK
 from services.chassis.status import from_rpc_error
 from services.executor.events import accepting, consuming
 from services.executor.events.accepting import PUBLISHED, Event
 from services.executor.store import positions
+from services.executor.store.projected import ProjectedObject
 from tests.integration.executor.delivery_bench import DeliveryBench, delivery_bench, subscription
 from tests.integration.executor.event_calls import PARENT, EventCalls, event_calls, uid_of
 
@@ -107,6 +109,23 @@ async def acknowledge(calls: EventCalls, position: str, **said: Any) -> str:
 async def holder_of(admin: Admin) -> Any:
     (row,) = await (await admin.execute("SELECT claim_id FROM executor.consumer_groups")).fetchall()
     return row[0]
+
+
+async def test_what_an_endpoint_lets_nobody_see_no_consumer_is_told(
+    out: DeliveryBench, calls: EventCalls
+) -> None:
+    door = ProjectedObject("WebhookEndpoint", uuid4(), "in", 0, {"redact": ["$.user.email"]})
+    await out.want(subscription("none", is_active=False), door)
+    body = b'{"user":{"email":"zoe@example.com"}}'
+    event = Event(out.tenant_id, door, "user.joined", "k", {}, None, body)
+    key = await out.keys.lease_key(out.tenant_id)
+    async with out.database.tenant(out.tenant_id) as tx:
+        await accepting.accept(tx, [accepting.draft(event, [], key)])
+    async with consumer(calls) as one:
+        await one.until(lambda: len(one.told) == 1)
+        (told,) = one.told
+        assert told.event.body == f'{{"user":{{"email":"{MASK}"}}}}'.encode()
+        assert told.event.redacted
 
 
 async def test_a_consumer_is_told_what_was_there_and_then_what_comes_as_it_came(

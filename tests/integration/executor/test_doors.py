@@ -32,14 +32,18 @@ async def test_an_endpoint_is_looked_at_once_and_again_after_every_change(
     looks, doors = Looks(house.database, monkeypatch), Doors(house.database)
     for _ in range(3):
         place = await doors.find("acme", "hook")
-        assert {each.name for each in place.subscriptions} == {"opened", "numbered", "to-idle"}
+        assert {each.name for each in place.subscribed.subscriptions} == {
+            "opened",
+            "numbered",
+            "to-idle",
+        }
     assert looks.count == 1
 
     more = document("Subscription", "more", endpoint="hook", connector="triage")
     await house.want(*wanted(), more)
     for _ in range(2):
         place = await doors.find("acme", "hook")
-        assert "more" in {each.name for each in place.subscriptions}
+        assert "more" in {each.name for each in place.subscribed.subscriptions}
     assert looks.count == 2
 
     await house.want(document("Tenant", "acme", display_name="Acme", enabled=False))

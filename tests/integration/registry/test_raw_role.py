@@ -56,7 +56,14 @@ async def test_without_a_tenant_no_table_has_a_row(
     empty = {table for table in tenant_tables if not await count(rows, table)}
     assert empty == {
         *("audit_anchors", "audit_reviews"),
-        *("connect_links", "connections", "credential_uses", "oauth_flows", "venues"),
+        *(
+            "connect_links",
+            "connections",
+            "credential_uses",
+            "event_types",
+            "oauth_flows",
+            "venues",
+        ),
         "pending_approvals",
         "pending_revisions",
         "review_policies",
@@ -88,6 +95,12 @@ async def test_within_a_tenant_another_ones_rows_cannot_be_read_or_written(
     )
     await _own_a_service(rows, other)
     await _connect(rows, other)
+    await rows.execute(
+        "INSERT INTO registry.event_types (tenant_id, event_type_id, name, labels, annotations,"
+        " revision, type, schema, is_active)"
+        " VALUES (%s, gen_random_uuid(), 'paid', '{}', '{}', 1, 'invoice.paid', '{}', true)",
+        [other],
+    )
     await _let_wait(rows, other)
     await _anchor_and_review(rows, other)
     await registry.tenants.report(other, 1)

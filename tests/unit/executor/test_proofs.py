@@ -179,7 +179,7 @@ def test_a_refusal_verifies_what_came_of_asymmetric_signatures(
 ) -> None:
     """Else the time would tell which endpoints have a public key, and so that they are there."""
     verified = list[int]()
-    counted = signatures.verified
+    counted = signing_keys.verified
 
     def counting(keys: Sequence[Any], given: Sequence[bytes], message: bytes) -> list[bool]:
         verified.append(len(keys) * len(given))
