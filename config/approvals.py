@@ -13,7 +13,7 @@ from rich.table import Table
 from tenon.registry.v1 import config_service_pb2 as pb2
 from tenon.registry.v1 import config_service_pb2_grpc as pb2_grpc
 
-from config.cli import Subparsers, UsageError, add_registry_options, open_service
+from config.cli import Subparsers, UsageError, add_registry_options, limit, open_service
 from config.look import CALL_S, guarded, shown
 from config.render import approvals, message_json, plan_json, printable, show_plan
 from config.tables import display
@@ -34,7 +34,7 @@ def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     listing.add_argument("tenant", metavar="TENANT", help="its slug")
     only = "only what waits, or once waited, for approval"
     listing.add_argument("--pending", action="store_true", help=only)
-    listing.add_argument("--limit", type=int, default=20, help="at most of each (%(default)s)")
+    listing.add_argument("--limit", type=limit, default=20, help="at most of each (%(default)s)")
     _named(_command(what, "show", show_revision, "one of them; one that waits with its plan"))
     for name, run, words in (
         ("approve", approve, "approve a change of somebody else's that waits"),

@@ -71,12 +71,18 @@ def moment(text: str) -> datetime:
         said = datetime.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError("write it as 2026-01-31 or 2026-01-31T12:00") from None
-    return said.replace(tzinfo=said.tzinfo or UTC)
+    try:
+        return said.replace(tzinfo=said.tzinfo or UTC).astimezone(UTC)
+    except OverflowError:
+        raise argparse.ArgumentTypeError("must lie in the years 1 to 9999") from None
 
 
 def since(text: str) -> datetime:
     """A day, a time, or how long ago."""
-    return datetime.now(UTC) - span(text) if text[-1:] in UNITS else moment(text)
+    try:
+        return datetime.now(UTC) - span(text) if text[-1:] in UNITS else moment(text)
+    except OverflowError:
+        raise argparse.ArgumentTypeError("must not lie before the year 1") from None
 
 
 def parent(args: argparse.Namespace) -> str:

@@ -16,7 +16,7 @@ from tenon.registry.v1 import audit_service_pb2 as pb2
 from tenon.registry.v1 import audit_service_pb2_grpc
 
 from config.asking import add_command, add_group, moment, parent
-from config.cli import Subparsers, UsageError, open_service
+from config.cli import Subparsers, UsageError, limit, open_service
 from config.look import CALL_S, shown
 from config.render import printable
 from config.tables import at, display, new_table
@@ -49,7 +49,7 @@ def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         if run is review:
             command.add_argument("--note", required=True, help="what you saw")
         if run is events:
-            command.add_argument("--limit", type=int, default=20, help="at most (%(default)s)")
+            command.add_argument("--limit", type=limit, default=20, help="at most (%(default)s)")
         if run in (events, export):
             _add_filter(command)
         if run is summary:

@@ -42,6 +42,10 @@ LARGEST_FILE: Final = 64 * 2**10
 Subparsers = argparse._SubParsersAction  # noqa: SLF001 - there is no public name
 
 
+MOST_SHOWN: Final = 500
+"""Of a list, by one command."""
+
+
 class UsageError(Exception):
     """What stops a command before it calls anybody; a sentence for the user."""
 
@@ -209,3 +213,10 @@ def _regular(path: Path, what: str) -> bytes:
     if fault:
         raise UsageError(f"{shown(path)}: {what}: {fault}")
     return data
+
+
+def limit(text: str) -> int:
+    """How many of a list are shown."""
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_SHOWN):
+        raise argparse.ArgumentTypeError(f"must be 1 to {MOST_SHOWN}")
+    return int(text)

@@ -12,9 +12,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from tenon.executor.v1 import delivery_service_pb2 as pb2
 from tenon.executor.v1 import delivery_service_pb2_grpc
+from tenon.executor.v1.lane_service_pb2 import Lane
 
 from config.asking import PAGE, add_command, add_group, in_tenant, pages, since
-from config.cli import Subparsers, UsageError, open_service
+from config.cli import Subparsers, UsageError, limit, open_service
 from config.endpoint_tables import endpoints_table
 from config.look import CALL_S, add_executor_option, shown
 from config.render import printable
@@ -35,7 +36,7 @@ def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     listing = in_tenant(add_command(doing, "list", deliveries, words))
     listing.add_argument("--endpoint", default="", help="only to the endpoint of this name")
     listing.add_argument("--state", choices=STATES, default="", help="only in this state")
-    listing.add_argument("--limit", type=int, default=20, help="at most (%(default)s)")
+    listing.add_argument("--limit", type=limit, default=20, help="at most (%(default)s)")
     for name, run, words in (
         ("show", show, "one of them with each try"),
         ("retry", retry, "deliver again what has ended"),
@@ -134,7 +135,13 @@ def reset(args: argparse.Namespace) -> int:
     name = format_name(args.tenant, "webhookEndpoints", args.endpoint)
     with _deliveries_of(args) as stub:
         lane = stub.ResetCircuit(pb2.ResetCircuitRequest(endpoint=name), timeout=CALL_S)
-        return shown(args, [lane], lambda _: f"the breaker of {args.endpoint} is closed")
+        return shown(args, [lane], lambda _: _closed(args.endpoint, lane))
+
+
+def _closed(endpoint: str, lane: Lane) -> str:
+    """That the breaker is closed, and what else holds the deliveries."""
+    held = "".join(f"\n{each.code}: {each.message}" for each in lane.reasons)
+    return f"the breaker of {endpoint} is closed{held}"
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from tenon.executor.v1 import event_service_pb2_grpc
 
 from config import event_streams
 from config.asking import PAGE, add_command, add_group, in_tenant
-from config.cli import Subparsers, UsageError, open_service
+from config.cli import Subparsers, UsageError, limit, open_service
 from config.look import CALL_S, add_executor_option, shown
 from config.render import printable
 from config.tables import facts, new_table, when
@@ -33,7 +33,7 @@ def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     doing = add_group(subparsers, "events", "what came in, and what became of it")
     listing = in_tenant(add_command(doing, "list", events, "a tenant's events, the newest first"))
     listing.add_argument("--type", default="", help="only of this type, such as invoice.paid")
-    listing.add_argument("--limit", type=int, default=20, help="at most (%(default)s)")
+    listing.add_argument("--limit", type=limit, default=20, help="at most (%(default)s)")
     showing = in_tenant(add_command(doing, "show", show, "one of them as it came"))
     tracing = in_tenant(
         add_command(doing, "trace", trace, "what became of it, and why nothing did")
@@ -129,8 +129,8 @@ def _name(args: argparse.Namespace, stub: Stub) -> str:
 def _payload(args: argparse.Namespace) -> Value:
     try:
         return ParseDict(json.loads(_text(args)), Value())
-    except (ValueError, ParseError, RecursionError):
-        raise UsageError("the payload must be JSON") from None
+    except (ValueError, OverflowError, ParseError, RecursionError):
+        raise UsageError("the payload must be JSON, of numbers that fit a double") from None
 
 
 def _text(args: argparse.Namespace) -> bytes:

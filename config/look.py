@@ -20,7 +20,7 @@ from tenon.executor.v1 import (
     lane_service_pb2_grpc,
 )
 
-from config.cli import Subparsers, UsageError, add_registry_options, open_service
+from config.cli import Subparsers, UsageError, add_registry_options, limit, open_service
 from config.render import printable
 from config.tables import display
 from services.chassis.status import from_rpc_error
@@ -42,7 +42,7 @@ def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         command = subparsers.add_parser(name, help=words, description=words)
         command.add_argument("tenant", metavar="TENANT", help="its slug")
         command.add_argument("--output", choices=("table", "json"), default="table")
-        command.add_argument("--limit", type=int, default=20, help="at most (%(default)s)")
+        command.add_argument("--limit", type=limit, default=20, help="at most (%(default)s)")
         add_registry_options(command)
         command.set_defaults(run=guarded(run))
         add_executor_option(command)

@@ -370,7 +370,7 @@ class Database:
             return [(items, await self._batch_once(arrange(items), durable=durable))]
         except errors.TenonError as error:
             # With the database away no item is at fault, and each half would wait for it anew.
-            if len(items) == 1 or isinstance(error, errors.Unavailable):
+            if len(items) <= 1 or isinstance(error, errors.Unavailable):
                 return [(items, error)]
         half = len(items) // 2
         return [

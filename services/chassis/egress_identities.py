@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
 
-from services.chassis.egress_errors import BadIdentity
+from services.chassis.egress_errors import BadIdentity, ConnectFailed
 from services.chassis.secret import Secret
 
 MOST: Final = 64
@@ -40,7 +40,7 @@ class Identities:
         self._made: OrderedDict[str, asyncio.Task[ssl.SSLContext]] = OrderedDict()
 
     async def context(self, identity: Identity) -> ssl.SSLContext:
-        """The context that shows it. Raises BadIdentity where it is none."""
+        """The context that shows it. Raises BadIdentity where it is none, ConnectFailed for now."""
         making = self._made.get(identity.name)
         if making is None:
             making = asyncio.create_task(asyncio.to_thread(_context, identity))
@@ -53,6 +53,11 @@ class Identities:
             return await asyncio.shield(making)
         except (ssl.SSLError, ValueError):
             raise BadIdentity("the client certificate does not open with its private key") from None
+        except (OSError, RuntimeError):
+            # No descriptor or no thread was free: the next one tries anew.
+            if self._made.get(identity.name) is making:
+                del self._made[identity.name]
+            raise ConnectFailed("the client certificate cannot be read now", "lost") from None
 
 
 def _context(identity: Identity) -> ssl.SSLContext:

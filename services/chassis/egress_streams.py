@@ -22,23 +22,25 @@ async def dialled(here: Journey, port: int, allow: Sequence[AllowRule], timeout_
     failed: EgressError
     try:
         async with asyncio.timeout(timeout_s):
-            return await _first(here, port, allow)
+            return await _first(here, port, allow, timeout_s)
     except (TimeoutError, OSError, UnicodeError) as error:
         failed = told_by(here, error)
     # Raised out here to have no context, which names the address.
     raise failed
 
 
-async def _first(here: Journey, port: int, allow: Sequence[AllowRule]) -> Stream:
+async def _first(here: Journey, port: int, allow: Sequence[AllowRule], timeout_s: float) -> Stream:
     found = await asyncio.get_running_loop().getaddrinfo(here.host, port, type=socket.SOCK_STREAM)
+    addresses = [str(target[0]) for *_, target in found]
+    permitted = [each for each in addresses if may_dial(here, each, port, allow)]
     last: OSError = PermissionError("refused by egress")
-    for *_, target in found:
-        address = str(target[0])
-        if not may_dial(here, address, port, allow):
-            continue
+    for address in permitted:
         try:
-            # A literal address, which nothing resolves again.
-            return await asyncio.open_connection(address, port)
+            # One that is silent must leave time for the others.
+            async with asyncio.timeout(timeout_s / len(permitted)):
+                # A literal address, which nothing resolves again.
+                return await asyncio.open_connection(address, port)
         except OSError as error:
+            # A TimeoutError is one, too.
             last = error
     raise last

@@ -16,9 +16,10 @@ from services.chassis.egress import ConnectFailed
 from services.chassis.egress_streams import Stream
 
 MOST_BYTES: Final = 2**20
-"""That may come in without anything being said to the broker."""
-BYTES_A_WRITE: Final = 2**12
-"""That may come in for each thing said; an ack is a tenth of it."""
+"""That may come in without anything being published."""
+BYTES_A_MESSAGE: Final = 2**12
+"""That may come in for each message; an ack is a tenth of it."""
+_PUBLISHED: Final = (b"PUB ", b"HPUB ")
 
 
 class GivenStream(Transport):
@@ -32,6 +33,7 @@ class GivenStream(Transport):
         self._dialled = stream
         self._reader, self._writer = stream
         self._host = host
+        self.encrypted = encrypted
         self._may_write = not encrypted
         self._taken = False
         self._left = MOST_BYTES
@@ -67,6 +69,8 @@ class GivenStream(Transport):
             transport = None
         if transport is None:
             raise self._not_encrypted()
+        # Nobody else tells it: without, the reader cannot ask the other side to wait.
+        protocol.connection_made(transport)
         self._reader = reader
         self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         self._may_write = True
@@ -79,7 +83,8 @@ class GivenStream(Transport):
         """Write one after the other; raises as `write` does."""
         if not self._may_write:
             raise self._not_encrypted()
-        self._left = min(self._left + BYTES_A_WRITE * len(payload), MOST_BYTES)
+        told = sum(each.startswith(_PUBLISHED) for each in payload)
+        self._left = min(self._left + BYTES_A_MESSAGE * told, MOST_BYTES)
         self._writer.writelines(payload)
 
     async def read(self, buffer_size: int) -> bytes:

@@ -64,6 +64,8 @@ class Loading:
     async def _read(self) -> None:
         # Taken now and not when the read was begun: who is started together is read together.
         asked, self._waiting = self._waiting[:LARGEST], self._waiting[LARGEST:]
+        if not asked:
+            return
         asked.sort(key=attrgetter("tenant_id"))
         try:
             for of, answers in await self._database.batch(asked, _arranged, durable=False):

@@ -75,10 +75,15 @@ def signed(message_id: UUID, body: bytes, secrets: Sequence[Secret], now: float)
     """The three headers, with a signature by each secret, the newest first."""
     if not secrets:
         raise FailedPrecondition("the endpoint has no secret to sign with", reason="NO_SECRET")
-    try:
-        made = [sign(SCHEME, each, body, now, f"{MESSAGE_PREFIX}{message_id}") for each in secrets]
-    except SignatureRefused as error:
-        raise FailedPrecondition(error.detail, reason="BAD_SECRET") from None
+    made, fault = list[dict[str, str]](), ""
+    for each in secrets:
+        try:
+            made.append(sign(SCHEME, each, body, now, f"{MESSAGE_PREFIX}{message_id}"))
+        except SignatureRefused as error:
+            # What was no secret once must not bar its successor.
+            fault = error.detail
+    if not made:
+        raise FailedPrecondition(fault, reason="BAD_SECRET")
     return {**made[0], SIGNATURE: " ".join(each[SIGNATURE] for each in made)}
 
 

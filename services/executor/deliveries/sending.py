@@ -9,6 +9,7 @@ and the state says `sending`.
 import asyncio
 import contextlib
 import time
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -29,7 +30,7 @@ from services.executor.deliveries.transports import Outgoing, Transports
 from services.executor.deliveries.verdicts import NotTaken, Verdict
 from services.executor.engine.work import Claimed, Done, Failed, Later, Notes, Outcome, Why
 from services.executor.events import accepting
-from services.executor.executions.masking import sentence
+from services.executor.executions.masking import MORE, sentence
 from services.executor.registry.credentials import Resolved, Secrets
 from services.executor.sealing import Row, opened_bytes
 from services.executor.store import deliveries as store
@@ -134,9 +135,9 @@ class Sending:
             return verdicts.unanswered(error)
         except (InvalidArgument, FailedPrecondition) as error:
             return Verdict("again", reason=error.code)
-        known = outgoing.credential
-        hidden = [*outgoing.secrets, *(known.values.values() if known else ())]
-        return verdicts.with_head(verdict, sentence(verdict.head, hidden, verdicts.HEAD_BYTES))
+        return verdicts.with_head(
+            verdict, sentence(verdict.head, _hidden(outgoing), verdicts.HEAD_BYTES - len(MORE))
+        )
 
     async def _seen(self, claimed: Claimed, sending: Any) -> Verdict:
         """The verdict of a call; one that lasts is seen under way. Raises ClaimLost."""
@@ -202,6 +203,17 @@ class Sending:
     def _ended(self, claimed: Claimed, state: str, reason: str) -> Done:
         ending = store.ending(claimed.tenant_id, claimed.target_id, state, reason)
         return Done(record=[ending])
+
+
+def _hidden(outgoing: Outgoing) -> list[Secret]:
+    """What an answer that repeats the request must not give away."""
+    known = outgoing.credential
+    values = known.values if known else {}
+    hidden = [*outgoing.secrets, *values.values()]
+    if known and known.type == "basic":
+        pair = b":".join(values[part].reveal() for part in ("username", "password"))
+        hidden.append(Secret(b64encode(pair)))
+    return hidden
 
 
 def _pausing(claimed: Claimed) -> Bound:

@@ -15,6 +15,8 @@ from services.chassis.egress import EgressError, EgressRefused, NotPermitted, Re
 from services.chassis.errors import TenonError
 
 HEAD_BYTES: Final = 1024
+OVERHANG: Final = 16 * 1024
+"""As long as a secret may be, in whatever spelling."""
 LONGEST_WAIT_S: Final = 86_400.0
 
 Kind = Literal["taken", "again", "refused", "gone"]
@@ -51,8 +53,11 @@ def answered(answer: Response, now: float) -> Verdict:
 
 
 def head_of(body: bytes) -> str:
-    """The beginning of an answer's body, as text."""
-    return body[:HEAD_BYTES].decode(errors="replace")
+    """The beginning of an answer's body, as text, and a little more.
+
+    Whoever keeps HEAD_BYTES of it hides secrets first: a half of one is not known as such.
+    """
+    return body[: HEAD_BYTES + OVERHANG].decode(errors="replace")
 
 
 def with_head(verdict: Verdict, head: str) -> Verdict:

@@ -92,7 +92,8 @@ class RegistrySecrets:
             name=_path(tenant_id, name), newer_than=self._past.get(place, 0)
         )
         answer = await asked(self._credentials.ResolveCredential(request, timeout=CALL_S))
-        self._past.pop(place, None)
+        if answer.version > self._past.get(place, answer.version):
+            del self._past[place]
         found = Resolved(
             credential_id=UUID(answer.uid),
             type=answer.type,

@@ -4,7 +4,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from services.chassis.failpoints import Failpoint
 from services.chassis.secret import Secret
 from services.executor.deliveries.broker_links import Link, opened
 from services.executor.deliveries.broker_pool import Links, Terms
+from services.executor.deliveries.broker_streams import GivenStream
 from services.executor.deliveries.sending import AFTER_SEND
 from services.executor.registry.credentials import Resolved
 from services.providers.brokers import parse
@@ -486,6 +487,38 @@ async def test_by_tls_the_server_must_prove_to_be_the_host(
                 (delivery,) = await out.until(lambda found: found[0].ended_at is not None)
             assert (delivery.state, delivery.failure_reason) == (state, reason)
             assert len(await kept_by(js, "T")) == (state == "success")
+
+
+async def test_what_nobody_reads_of_an_encrypted_broker_is_not_gathered(
+    tmp_path: Path,
+) -> None:
+    authority = Authority(tmp_path / "authority")
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(*authority.issue("flood", HERE))
+    stalled = asyncio.Event()
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b"x" * 2**16)
+                try:
+                    await asyncio.wait_for(writer.drain(), 1.0)
+                except TimeoutError:
+                    stalled.set()
+                    return
+
+    async with await asyncio.start_server(
+        flood, "127.0.0.1", 0, ssl=serving, ssl_shutdown_timeout=0.1
+    ) as server:
+        port = server.sockets[0].getsockname()[1]
+        dialled = await asyncio.open_connection("127.0.0.1", port)
+        stream = GivenStream(dialled, "127.0.0.1", encrypted=True)
+        trusting = ssl.create_default_context(cafile=str(authority.certificate))
+        await stream.connect_tls("", trusting, 0, 5)
+        async with asyncio.timeout(30):
+            await stalled.wait()
+        assert len(stream._reader._buffer) < 2**20  # type: ignore[attr-defined]
+        stream.abort()
 
 
 async def test_a_broker_that_talks_nonsense_costs_a_try_and_little_else(

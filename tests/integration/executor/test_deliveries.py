@@ -244,6 +244,20 @@ async def test_what_an_endpoint_repeats_of_its_secrets_is_not_kept(out: Delivery
     assert "canary" not in (await out.attempts(delivery.id))[0].response_head
 
 
+async def test_no_half_of_a_secret_is_kept_where_an_answer_is_cut(out: DeliveryBench) -> None:
+    values = {"username": Secret("svc-user"), "password": Secret("a-long-and-secret-password")}
+    out.keys.shown = Resolved(out.keys.credential_id, "basic", 1, values)
+    await out.want(auth="BASIC", credential="shown")
+    pair = b64encode(b"svc-user:a-long-and-secret-password").decode()
+    out.receiver.answer(400, text="x" * 1010 + "a-long-and-secret-password")
+    out.receiver.answer(400, text=f'{{"got": ["{pair}"]}}')
+    await out.publish()
+    async with out.working():
+        (delivery,) = await out.until(all_are("success"))
+    heads = [each.response_head for each in await out.attempts(delivery.id)]
+    assert not any("a-long" in head or pair[:12] in head for head in heads)
+
+
 ACCOUNT = {"user": {"email": "zoe@example.com", "id": 7}, "items": [{"pin": 1}, {"pin": 2}]}
 
 

@@ -172,3 +172,21 @@ def test_a_breaker_is_reset(tenon: Tenon, registry: Registry) -> None:
     said = tenon("deliveries", "reset", "acme", "ledger")
     assert (said.code, said.words) == (0, "the breaker of ledger is closed")
     assert registry.request.endpoint == "tenants/acme/webhookEndpoints/ledger"
+    paused = lane_pb2.LaneReason(code="PAUSED", message="an operator resumes it")
+    registry.answer("ResetCircuit", lane_pb2.Lane(reasons=[paused]))
+    said = tenon("deliveries", "reset", "acme", "ledger")
+    assert "PAUSED: an operator resumes it" in said.words
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("deliveries", "recover", "acme", "hook", "--since", "999999d"),
+        ("deliveries", "recover", "acme", "hook", "--since", "0001-01-01T00:00+14:00"),
+        ("deliveries", "list", "acme", "--limit", "-9999999999"),
+        ("deliveries", "list", "acme", "--limit", "0"),
+        ("events", "publish", "acme", "invoice.paid", "--payload", "1" + "0" * 400),
+    ],
+)
+def test_what_no_message_can_hold_is_said_so(tenon: Tenon, words: tuple[str, ...]) -> None:
+    assert tenon(*words).code in {1, 2}

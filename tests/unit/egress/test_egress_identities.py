@@ -1,5 +1,7 @@
 """Client certificates: shown to whom they are for, each over connections of its own."""
 
+import errno
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -136,3 +138,18 @@ async def test_so_many_contexts_are_kept_and_no_descriptor(clients: Authority) -
     assert await identities.context(Identity("b", **values)) is first[1]
     assert await identities.context(Identity("a", **values)) is not first[0]
     assert open_files() <= before
+
+
+async def test_what_could_not_be_read_once_is_read_again(
+    clients: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identities, shown = Identities(), identity(clients, "late")
+
+    def none_left(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "memfd_create", none_left)
+        with pytest.raises(ConnectFailed):
+            await identities.context(shown)
+    assert await identities.context(shown) is await identities.context(shown)

@@ -91,6 +91,13 @@ def test_while_keys_overlap_each_receiver_finds_the_signature_it_can_check() -> 
         verify(SCHEME, [Secret(public_key(each))], headers, b'{"n": 1}', now)
 
 
+def test_what_was_no_secret_once_does_not_bar_its_successor() -> None:
+    good = new_secret()
+    for bad in (Secret("not base64!"), Secret(public_key(new_private_key()))):
+        headers = signed(UUID(int=7), b'{"n": 1}', [good, bad], time.time())
+        Webhook(good.reveal_text()).verify(b'{"n": 1}', headers)
+
+
 def test_a_public_key_signs_nothing() -> None:
     with pytest.raises(FailedPrecondition, match="public"):
         signed(UUID(int=7), b"{}", [Secret(public_key(new_private_key()))], time.time())
