@@ -213,59 +213,26 @@ class Base:
 
 def wire(base: Base, settings: Settings) -> Wired:
     """Every contract of the registry with what keeps it, and its loops."""
-    database, vault, access, tenants = base.database, base.vault, base.access, base.tenants
-    access.invalidations.reach(tenants.forget)
+    database, vault, access = base.database, base.vault, base.access
+    access.invalidations.reach(base.tenants.forget)
     catalog, once = Catalog.load(), Once(vault)
     log = open_log(vault, catalog)
     changes, sealing = Changes(database, once, log), Sealing(vault)
     sealing_keys = SealingKeys(database, vault)
-    drafts = Drafts(catalog, SCHEMAS, vault, BuiltInRoles(database), sealing_keys)
-    endings = Endings(log)
-    staging = Staging(sealing, endings, log)
-    config = Config(database, drafts, Writer(catalog, sealing), once, tenants, log, staging)
-    approvals = Approvals(database, config, staging, endings, access, once, log)
+    writing = _writing(base, catalog, once, log, sealing, sealing_keys)
     secrets = _secrets(base, settings, catalog, log, changes, sealing)
-    credential = CredentialServicer(
-        Reading(database),
-        Putting(config),
-        secrets.changing,
-        secrets.revoking,
-        secrets.refreshing,
-        secrets.resolving,
-        Uses(database, secrets.replacing),
-        sealing_keys,
-    )
     retired_for = timedelta(days=settings.retired_key_days)
-    rewrapping = Rewrapping(
-        database, vault, base.holding, log, Tampering(database, log), retired_for
-    )
-    versions = KeyVersions(database, changes, base.holding)
+    tampering = Tampering(database, log)
+    rewrapping = Rewrapping(database, vault, base.holding, log, tampering, retired_for)
     keepers = (
-        (
-            tenant_service_pb2,
-            "TenantService",
-            TenantServicer(tenants, Deletion(database, log, once)),
-        ),
-        (
-            integration_service_pb2,
-            "IntegrationService",
-            IntegrationServicer(Integrations(database)),
-        ),
-        (
-            config_service_pb2,
-            "ConfigService",
-            ConfigServicer(config, approvals, Snapshots(database), base.feed, tenants),
-        ),
-        (credential_service_pb2, "CredentialService", credential),
-        (
-            connection_service_pb2,
-            "ConnectionService",
-            _connections(base, settings, secrets, config, sealing, log),
-        ),
+        *_of_wanted(base, writing, once, log),
+        *_of_credentials(base, settings, secrets, writing.config, sealing, sealing_keys, log),
         (
             vault_service_pb2,
             "VaultService",
-            VaultServicer(versions, rewrapping, secrets.replacing),
+            VaultServicer(
+                KeyVersions(database, changes, base.holding), rewrapping, secrets.replacing
+            ),
         ),
         *_of_access(database, access, changes, settings.environment),
         (audit_service_pb2, "AuditService", _audit(database, vault, log, settings.anchor_file)),
@@ -280,6 +247,79 @@ def wire(base: Base, settings: Settings) -> Wired:
         REFRESHER: Refresher(database, secrets.refreshing).follow,
     }
     return Wired(services, loops, secrets.refreshing.finishing)
+
+
+Keepers = Sequence[tuple[Any, str, object]]
+"""A contract's module, its service there, and who keeps it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """The one write path, and the approvals that it may wait for."""
+
+    config: Config
+    approvals: Approvals
+
+
+def _writing(
+    base: Base,
+    catalog: Catalog,
+    once: Once,
+    log: Log,
+    sealing: Sealing,
+    sealing_keys: SealingKeys,
+) -> _Writing:
+    database = base.database
+    drafts = Drafts(catalog, SCHEMAS, base.vault, BuiltInRoles(database), sealing_keys)
+    endings = Endings(log)
+    staging = Staging(sealing, endings, log)
+    config = Config(database, drafts, Writer(catalog, sealing), once, base.tenants, log, staging)
+    return _Writing(config, Approvals(database, config, staging, endings, base.access, once, log))
+
+
+def _of_wanted(base: Base, writing: _Writing, once: Once, log: Log) -> Keepers:
+    """What is wanted, each contract with its keeper."""
+    database, tenants = base.database, base.tenants
+    config = ConfigServicer(
+        writing.config, writing.approvals, Snapshots(database), base.feed, tenants
+    )
+    deletion = Deletion(database, log, once)
+    return (
+        (tenant_service_pb2, "TenantService", TenantServicer(tenants, deletion)),
+        (
+            integration_service_pb2,
+            "IntegrationService",
+            IntegrationServicer(Integrations(database)),
+        ),
+        (config_service_pb2, "ConfigService", config),
+    )
+
+
+def _of_credentials(
+    base: Base,
+    settings: Settings,
+    secrets: "_Secrets",
+    config: Config,
+    sealing: Sealing,
+    sealing_keys: SealingKeys,
+    log: Log,
+) -> Keepers:
+    """Credentials and connections, each contract with its keeper."""
+    credential = CredentialServicer(
+        Reading(base.database),
+        Putting(config),
+        secrets.changing,
+        secrets.revoking,
+        secrets.refreshing,
+        secrets.resolving,
+        Uses(base.database, secrets.replacing),
+        sealing_keys,
+    )
+    connection = _connections(base, settings, secrets, config, sealing, log)
+    return (
+        (credential_service_pb2, "CredentialService", credential),
+        (connection_service_pb2, "ConnectionService", connection),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +377,7 @@ def _connections(
 
 def _of_access(
     database: Database, access: AccessControl, changes: Changes, environment: str
-) -> Sequence[tuple[Any, str, object]]:
+) -> Keepers:
     """Who may call and do what, each contract with its keeper."""
     if not ENVIRONMENT.fullmatch(environment):
         raise SettingsError(f"{PREFIX}_ENVIRONMENT must be 1 to 16 lower-case letters and digits")
