@@ -2,6 +2,8 @@
 
 from alembic import op
 
+from migrations.tenancy import seeing
+
 revision = "r0003"
 down_revision = "r0002"
 
@@ -77,10 +79,12 @@ NARROW = (
         DROP COLUMN headers, DROP COLUMN delivery""",
 )
 
+SEEN = (*WIDENED, "registry.credentials")
+
 
 def upgrade() -> None:
     """Widen both tables, whose new foreign keys find every row; give out the new permissions."""
-    _run(WIDEN)
+    seeing(SEEN, WIDEN)
     for permission, description in PERMISSIONS.items():
         op.execute(f"INSERT INTO registry.permissions VALUES ('{permission}', $${description}$$)")
     for role, permissions in GRANTED.items():
@@ -97,18 +101,8 @@ def downgrade() -> None:
     names = ", ".join(f"'{permission}'" for permission in PERMISSIONS)
     op.execute(f"DELETE FROM registry.role_permissions WHERE permission IN ({names})")
     op.execute(f"DELETE FROM registry.permissions WHERE permission IN ({names})")
-    _run(NARROW)
+    seeing(SEEN, NARROW)
 
 
 def _describe(role: str, description: str) -> None:
     op.execute(f"UPDATE registry.roles SET description = $${description}$$ WHERE role = '{role}'")
-
-
-def _run(statements: tuple[str, ...]) -> None:
-    seen = (*WIDENED, "registry.credentials")
-    for table in seen:
-        op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
-    for statement in statements:
-        op.execute(statement)
-    for table in seen:
-        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")

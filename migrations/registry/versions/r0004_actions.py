@@ -1,6 +1,6 @@
 """Subscriptions whose target is an integration's action, and the shorthands that stand for some."""
 
-from alembic import op
+from migrations.tenancy import seeing
 
 revision = "r0004"
 down_revision = "r0003"
@@ -33,18 +33,9 @@ SEEN = ("registry.subscriptions", "registry.integrations")
 
 def upgrade() -> None:
     """Say of every row that it has none."""
-    _run(WIDEN)
+    seeing(SEEN, WIDEN)
 
 
 def downgrade() -> None:
     """Take away what routes to actions."""
-    _run(NARROW)
-
-
-def _run(statements: tuple[str, ...]) -> None:
-    for table in SEEN:
-        op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
-    for statement in statements:
-        op.execute(statement)
-    for table in SEEN:
-        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+    seeing(SEEN, NARROW)

@@ -1,6 +1,6 @@
 """Endpoints that own the stream of a provider's app, or receive from one."""
 
-from alembic import op
+from migrations.tenancy import seeing
 
 revision = "r0005"
 down_revision = "r0004"
@@ -32,18 +32,9 @@ NARROW = (
 
 def upgrade() -> None:
     """Widen endpoints; none that is there has to do with a stream."""
-    _run(WIDEN)
+    seeing(SEEN, WIDEN)
 
 
 def downgrade() -> None:
     """Take streams away with their endpoints, which the older services would take for others."""
-    _run(NARROW)
-
-
-def _run(statements: tuple[str, ...]) -> None:
-    for table in SEEN:
-        op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
-    for statement in statements:
-        op.execute(statement)
-    for table in SEEN:
-        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+    seeing(SEEN, NARROW)

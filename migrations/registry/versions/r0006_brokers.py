@@ -2,6 +2,8 @@
 
 from alembic import op
 
+from migrations.tenancy import seeing
+
 revision = "r0006"
 down_revision = "r0005"
 
@@ -13,12 +15,12 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Brokers go, and what is routed to them."""
-    tables = ("registry.webhook_endpoints", "registry.subscriptions")
-    for table in tables:
-        op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
     brokers = "SELECT endpoint_id FROM registry.webhook_endpoints WHERE subject <> ''"
-    op.execute(f"DELETE FROM registry.subscriptions WHERE target_id IN ({brokers})")
-    op.execute("DELETE FROM registry.webhook_endpoints WHERE subject <> ''")
-    op.execute("ALTER TABLE registry.webhook_endpoints DROP COLUMN subject")
-    for table in tables:
-        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+    seeing(
+        ("registry.webhook_endpoints", "registry.subscriptions"),
+        (
+            f"DELETE FROM registry.subscriptions WHERE target_id IN ({brokers})",
+            "DELETE FROM registry.webhook_endpoints WHERE subject <> ''",
+            "ALTER TABLE registry.webhook_endpoints DROP COLUMN subject",
+        ),
+    )

@@ -1,6 +1,6 @@
 """Signing keys with a public half, endpoints that see a certificate, and what is never shown."""
 
-from alembic import op
+from migrations.tenancy import seeing
 
 revision = "r0008"
 down_revision = "r0007"
@@ -29,23 +29,17 @@ NARROW = (
     "ALTER TABLE registry.credential_versions DROP COLUMN public_key",
     "ALTER TABLE registry.credentials DROP COLUMN generate",
 )
-TABLES = ("credentials", "credential_versions", "webhook_endpoints", "subscriptions")
+SEEN = tuple(
+    f"registry.{table}"
+    for table in ("credentials", "credential_versions", "webhook_endpoints", "subscriptions")
+)
 
 
 def upgrade() -> None:
     """Add the columns; constant defaults write no row anew."""
-    _run(WIDEN)
+    seeing(SEEN, WIDEN)
 
 
 def downgrade() -> None:
     """Take them away again, and the endpoints that nothing else would let in."""
-    _run(NARROW)
-
-
-def _run(statements: tuple[str, ...]) -> None:
-    for table in TABLES:
-        op.execute(f"ALTER TABLE registry.{table} NO FORCE ROW LEVEL SECURITY")
-    for statement in statements:
-        op.execute(statement)
-    for table in TABLES:
-        op.execute(f"ALTER TABLE registry.{table} FORCE ROW LEVEL SECURITY")
+    seeing(SEEN, NARROW)
