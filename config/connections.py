@@ -1,4 +1,4 @@
-"""The commands `connections list|show|disconnect|link|begin`."""
+"""The commands `connections list|show|disconnect|link|links|unlink|begin`."""
 
 import argparse
 import sys
@@ -11,7 +11,16 @@ from rich.table import Table
 from tenon.registry.v1 import connection_service_pb2 as pb2
 from tenon.registry.v1 import connection_service_pb2_grpc
 
-from config.asking import PAGE, add_command, add_group, in_tenant, name_in_tenant, pages, span
+from config.asking import (
+    PAGE,
+    add_command,
+    add_group,
+    in_tenant,
+    name_in_tenant,
+    named,
+    pages,
+    span,
+)
 from config.cli import Subparsers, open_service
 from config.credential_tables import status_word
 from config.credentials import PROVIDER_S
@@ -38,6 +47,10 @@ def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     linking = _authorising(add_command(doing, "link", link, words))
     words = "how long it holds, such as 12h; a day where absent, up to 30 days"
     linking.add_argument("--expires-in", type=span, help=words)
+    in_tenant(add_command(doing, "links", links, "links that may still be used"))
+    words = "take a link back: nobody connects an account by it any more"
+    unlinking = in_tenant(add_command(doing, "unlink", unlink, words))
+    unlinking.add_argument("link", metavar="LINK", help="its id, as `connections links` says it")
     words = "begin to authorise an account; says where its owner is to be sent, then the state"
     beginning = _authorising(add_command(doing, "begin", begin, words))
     words = "which account the provider should propose"
@@ -106,6 +119,21 @@ def link(args: argparse.Namespace) -> int:
     return 0
 
 
+def links(args: argparse.Namespace) -> int:
+    """Show the links that may still be used."""
+    request = pb2.ListConnectLinksRequest(parent=format_tenant(args.tenant), page_size=PAGE)
+    with _connections_of(args) as stub:
+        found = pages(stub.ListConnectLinks, request, "connect_links")
+        return shown(args, found, _links_table)
+
+
+def unlink(args: argparse.Namespace) -> int:
+    """Take a link back."""
+    request = pb2.RevokeConnectLinkRequest(name=named(args, "connectLinks", args.link))
+    with _connections_of(args) as stub:
+        return shown(args, [stub.RevokeConnectLink(request, timeout=CALL_S)], _links_table)
+
+
 def begin(args: argparse.Namespace) -> int:
     """Begin an authorisation, and say where its owner is to be sent, then the state."""
     request = pb2.BeginOAuthRequest(
@@ -157,6 +185,21 @@ def _connections_table(found: Iterable[Connection]) -> Table:
             printable(spec.user),
             status_word(one.status),
             when(one, "update_time"),
+        )
+    return table
+
+
+def _links_table(found: Iterable[pb2.ConnectLink]) -> Table:
+    table = new_table("link", "integration", "connection", "venue", "user", "made by", "until")
+    for one in found:
+        table.add_row(
+            one.name.rpartition("/")[2],
+            one.integration,
+            one.connection,
+            one.venue,
+            printable(one.user),
+            printable(one.creator),
+            when(one, "expire_time"),
         )
     return table
 

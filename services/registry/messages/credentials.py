@@ -27,13 +27,14 @@ from services.registry.credentials.uses import Use
 from services.registry.messages.config import caller_of, moment, to_declared, uuid_at
 from services.registry.messages.objects import SOURCE
 from services.registry.oauth.relaying import Relayed
-from services.registry.oauth.wishes import Begun, Completed, Returned, Starter, Wishes
+from services.registry.oauth.wishes import Begun, Completed, Returned, Starter, Wishes, wishes_of
 from services.registry.store.objects import complete
 from services.registry.wanted.drafts import Submission
 
 CREDENTIALS: Final = "credentials"
 CONNECTIONS: Final = "connections"
 INTEGRATIONS: Final = "integrations"
+LINKS: Final = "connectLinks"
 
 _FINDINGS: Final[Mapping[str, pb2.Finding.ValueType]] = {
     name.removeprefix("FINDING_").lower(): pb2.Finding.Value(name)
@@ -190,6 +191,30 @@ def connection_message(tenant: str, row: Any) -> connection_pb2.Connection:
         update_time=moment(row.updated_at),
         provider=row.provider,
     )
+
+
+def link_message(tenant: str, row: Any, url: str = "") -> connection_pb2.ConnectLink:
+    """A connect link; its address is told where it is made."""
+    wished = wishes_of(row)
+    return connection_pb2.ConnectLink(
+        url=url,
+        expire_time=moment(row.expires_at),
+        name=f"tenants/{tenant}/{LINKS}/{row.link_id}",
+        integration=wished.integration,
+        connection=wished.connection,
+        venue=wished.venue,
+        user=wished.user,
+        creator=row.actor["display_name"],
+        create_time=moment(row.created_at),
+    )
+
+
+def link_named(text: str) -> UUID:
+    """The id in the name of a connect link. Raises InvalidArgument."""
+    place, _, uid = text.rpartition("/")
+    if not place.endswith(f"/{LINKS}"):
+        raise invalid("name", f"must be tenants/TENANT/{LINKS}/ID")
+    return uuid_at("name", uid)
 
 
 def starter(call: Call) -> Starter:

@@ -7,16 +7,16 @@ and until when, stands in the row. Opening it begins a flow that only the same b
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from hmac import compare_digest
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from services.chassis.database import Database
 from services.chassis.errors import NotFound, invalid
 from services.chassis.ids import uuid7
 from services.chassis.rules import Risk
-from services.registry.audit.log import Event, Log
+from services.registry.audit.log import Actor, Event, Log
 from services.registry.keys.vault import Vault
 from services.registry.oauth.flows import Flows
 from services.registry.oauth.wishes import Addresses, Begun, Starter, Wishes, starter_of, wishes_of
@@ -42,7 +42,7 @@ class Link:
     """A link that was made."""
 
     url: str = field(repr=False)
-    expires_at: datetime
+    row: Any = field(repr=False)
 
 
 class Links:
@@ -83,7 +83,26 @@ class Links:
             made = Event("create", KIND, wishes.integration, link_id, Risk.MEDIUM)
             await self._log.append(transaction, tenant_id, starter.actor, [made])
         token = self._token(tenant_id, link_id)
-        return Link(f"{self._addresses.public_url}{PATH}{token}", added.expires_at)
+        return Link(f"{self._addresses.public_url}{PATH}{token}", added)
+
+    async def page(self, tenant_id: UUID, after: UUID, size: int) -> list[Any]:
+        """The rows of links that may still be used, the oldest first."""
+        place = {"tenant_id": tenant_id, "after": after, "size": size}
+        return await self._database.read(tenant_id, store.LINKS, **place)
+
+    async def revoke(self, tenant_id: UUID, link_id: UUID, actor: Actor) -> Any:
+        """Take one back; its row. Raises NotFound for one that is used, over or not there.
+
+        What was begun by it ends no more: that uses the link, and there is nothing to use.
+        """
+        async with self._database.tenant(tenant_id) as transaction:
+            row = await transaction.one(store.REVOKE_LINK, tenant_id=tenant_id, the_link_id=link_id)
+            if row is None:
+                raise NotFound("there is no such link that may still be used")
+            wished = wishes_of(row).integration
+            revoked = Event("revoke", KIND, wished, link_id, Risk.MEDIUM)
+            await self._log.append(transaction, tenant_id, actor, [revoked])
+        return row
 
     async def open(self, token: str) -> Begun:
         """Begin what a link is for. Raises LinkRefused."""

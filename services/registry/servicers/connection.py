@@ -1,5 +1,7 @@
 """ConnectionService."""
 
+from uuid import UUID
+
 from tenon.registry.v1 import connection_service_pb2 as pb2
 
 from services.chassis.ids import parse_name
@@ -9,7 +11,7 @@ from services.registry.connections import Connections, Filters
 from services.registry.credentials.changing import Named
 from services.registry.messages import credentials as messages
 from services.registry.messages.access import by
-from services.registry.messages.config import moment
+from services.registry.messages.config import caller_of
 from services.registry.oauth.flows import Flows
 from services.registry.oauth.links import Links
 from services.registry.oauth.relaying import Relaying
@@ -82,7 +84,26 @@ class ConnectionServicer:
         """A link for an end user."""
         ttl = request.ttl.ToTimedelta() if request.HasField("ttl") else None
         made = await self._links.create(messages.starter(call), messages.wishes(request), ttl)
-        return pb2.ConnectLink(url=made.url, expire_time=moment(made.expires_at))
+        return messages.link_message(call.tenant, made.row, made.url)
+
+    async def ListConnectLinks(
+        self, request: pb2.ListConnectLinksRequest, call: Call
+    ) -> pb2.ListConnectLinksResponse:
+        """A page of links that may still be used."""
+        size, after = page_size(request.page_size), after_of(request.page_token, call.tenant)
+        begin = UUID(after) if after else UUID(int=0)
+        rows = await self._links.page(call.inside(), begin, size + 1)
+        more = next_token(str(rows[size - 1].link_id), call.tenant) if len(rows) > size else ""
+        found = [messages.link_message(call.tenant, row) for row in rows[:size]]
+        return pb2.ListConnectLinksResponse(connect_links=found, next_page_token=more)
+
+    async def RevokeConnectLink(
+        self, request: pb2.RevokeConnectLinkRequest, call: Call
+    ) -> pb2.ConnectLink:
+        """Take a link back."""
+        link_id = messages.link_named(request.name)
+        row = await self._links.revoke(call.inside(), link_id, caller_of(call).actor)
+        return messages.link_message(call.tenant, row)
 
     async def OpenConnectLink(
         self, request: pb2.OpenConnectLinkRequest, call: Call

@@ -157,7 +157,7 @@ def _adding(table: Table) -> Statement:
         c.name: bindparam(c.name, type_=c.type) for c in table.c if c.name not in left_out
     }
     values["expires_at"] = _NOW + bindparam("lasting", type_=Interval)
-    return Statement(insert(table).values(values).returning(table.c.expires_at))
+    return Statement(insert(table).values(values).returning(table))
 
 
 ADD_FLOW: Final = _adding(t.oauth_flows)
@@ -192,12 +192,10 @@ FLOW_KEY: Final = Statement(
         _K.data_key_id == bindparam("data_key_id", type_=_K.data_key_id.type),
     )
 )
+_USABLE = and_(_L.tenant_id == _TENANT, _L.used_at.is_(None), _L.expires_at > _NOW)
 FIND_LINK: Final = Statement(
     select(t.connect_links).where(
-        _L.tenant_id == _TENANT,
-        _L.link_id == bindparam("link_id", type_=_L.link_id.type),
-        _L.used_at.is_(None),
-        _L.expires_at > _NOW,
+        _USABLE, _L.link_id == bindparam("link_id", type_=_L.link_id.type)
     )
 )
 USE_LINK: Final = Statement(
@@ -209,4 +207,16 @@ USE_LINK: Final = Statement(
     )
     .values(used_at=_NOW)
     .returning(_L.link_id)
+)
+LINKS: Final = Statement(
+    select(t.connect_links)
+    .where(_USABLE, _L.link_id > bindparam("after", type_=_L.link_id.type))
+    .order_by(_L.link_id)
+    .limit(bindparam("size"))
+)
+REVOKE_LINK: Final = Statement(
+    update(t.connect_links)
+    .where(_USABLE, _L.link_id == bindparam("the_link_id", type_=_L.link_id.type))
+    .values(used_at=_NOW)
+    .returning(t.connect_links)
 )

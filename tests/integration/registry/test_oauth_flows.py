@@ -370,6 +370,35 @@ async def test_a_link_that_is_made_stands_in_the_audit_log(world: World) -> None
     assert told == [("create", "pay", Risk.MEDIUM)]
 
 
+async def test_a_link_that_is_taken_back_connects_nobody(world: World) -> None:
+    used, token = await world.link(), await world.link(user="user-7", connection="ada")
+    await world.relay(await world.visit(begun := await world.open(used)), begun.browser)
+    under_way = await world.open(token)
+    listed = pb2.ListConnectLinksRequest(parent="tenants/acme")
+    (found,) = (await world.admin.connections.ListConnectLinks(listed)).connect_links
+    assert (found.integration, found.connection, found.user) == ("pay", "ada", "user-7")
+    assert not found.url and found.creator and found.expire_time.seconds > found.create_time.seconds
+    taken = await world.admin.connections.RevokeConnectLink(
+        pb2.RevokeConnectLinkRequest(name=found.name)
+    )
+    assert taken == found
+    with refused(errors.NotFound, "CONNECT_LINK_REFUSED"):
+        await world.open(token)
+    with refused(errors.NotFound, REFUSED):
+        await world.relay(await world.visit(under_way), under_way.browser)
+    assert not (await world.admin.connections.ListConnectLinks(listed)).connect_links
+    again = pb2.RevokeConnectLinkRequest(name=found.name)
+    with refused(errors.NotFound):
+        await world.admin.connections.RevokeConnectLink(again)
+    told = await (
+        await world.rows.execute(
+            "SELECT object FROM registry.audit_events WHERE kind = 'ConnectLink'"
+            " AND action = 'revoke'"
+        )
+    ).fetchall()
+    assert told == [("pay",)]
+
+
 async def test_links_that_are_over_or_not_ours_open_nothing(world: World) -> None:
     token = await world.link()
     # A bit of the tenant, of the link, and of what proves that we made it.

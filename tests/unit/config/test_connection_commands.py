@@ -47,6 +47,20 @@ def test_the_list_says_whose_each_is_and_how_it_stands(tenon: Tenon, registry: R
         assert request.parent == "tenants/acme"
 
 
+def test_links_are_listed_and_taken_back(tenon: Tenon, registry: Registry) -> None:
+    link = pb2.ConnectLink(
+        name="tenants/acme/connectLinks/018f-1", integration="crm", user="u-7", creator="Ada"
+    )
+    link.expire_time.FromJsonString("2026-05-02T08:30:00Z")
+    registry.answer("ListConnectLinks", pb2.ListConnectLinksResponse(connect_links=[link]))
+    said = tenon("connections", "links", "acme")
+    assert "018f-1 crm u-7 Ada 2026-05-02 08:30" in said.words
+    registry.answer("RevokeConnectLink", link)
+    assert tenon("connections", "unlink", "acme", "018f-1").code == 0
+    (asked,) = registry.requests("RevokeConnectLink")
+    assert asked.name == "tenants/acme/connectLinks/018f-1"
+
+
 def test_one_is_shown_with_all_that_is_known(tenon: Tenon, registry: Registry) -> None:
     registry.answer("GetConnection", connection())
     said = tenon("connections", "show", "acme", "crm-berlin")

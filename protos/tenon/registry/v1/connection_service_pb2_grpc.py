@@ -65,6 +65,16 @@ class ConnectionServiceStub:
                 request_serializer=tenon_dot_registry_dot_v1_dot_connection__service__pb2.CreateConnectLinkRequest.SerializeToString,
                 response_deserializer=tenon_dot_registry_dot_v1_dot_connection__service__pb2.ConnectLink.FromString,
                 _registered_method=True)
+        self.ListConnectLinks = channel.unary_unary(
+                '/tenon.registry.v1.ConnectionService/ListConnectLinks',
+                request_serializer=tenon_dot_registry_dot_v1_dot_connection__service__pb2.ListConnectLinksRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_connection__service__pb2.ListConnectLinksResponse.FromString,
+                _registered_method=True)
+        self.RevokeConnectLink = channel.unary_unary(
+                '/tenon.registry.v1.ConnectionService/RevokeConnectLink',
+                request_serializer=tenon_dot_registry_dot_v1_dot_connection__service__pb2.RevokeConnectLinkRequest.SerializeToString,
+                response_deserializer=tenon_dot_registry_dot_v1_dot_connection__service__pb2.ConnectLink.FromString,
+                _registered_method=True)
         self.OpenConnectLink = channel.unary_unary(
                 '/tenon.registry.v1.ConnectionService/OpenConnectLink',
                 request_serializer=tenon_dot_registry_dot_v1_dot_connection__service__pb2.OpenConnectLinkRequest.SerializeToString,
@@ -123,6 +133,20 @@ class ConnectionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListConnectLinks(self, request, context):
+        """The links that may still be used, without their addresses, the oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeConnectLink(self, request, context):
+        """Takes a link back: nobody opens it any more, and what was begun by it does not end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def OpenConnectLink(self, request, context):
         """The ingress tells that a link was opened: where its visitor is to be sent.
         """
@@ -168,6 +192,16 @@ def add_ConnectionServiceServicer_to_server(servicer, server):
             'CreateConnectLink': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateConnectLink,
                     request_deserializer=tenon_dot_registry_dot_v1_dot_connection__service__pb2.CreateConnectLinkRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_connection__service__pb2.ConnectLink.SerializeToString,
+            ),
+            'ListConnectLinks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConnectLinks,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_connection__service__pb2.ListConnectLinksRequest.FromString,
+                    response_serializer=tenon_dot_registry_dot_v1_dot_connection__service__pb2.ListConnectLinksResponse.SerializeToString,
+            ),
+            'RevokeConnectLink': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeConnectLink,
+                    request_deserializer=tenon_dot_registry_dot_v1_dot_connection__service__pb2.RevokeConnectLinkRequest.FromString,
                     response_serializer=tenon_dot_registry_dot_v1_dot_connection__service__pb2.ConnectLink.SerializeToString,
             ),
             'OpenConnectLink': grpc.unary_unary_rpc_method_handler(
@@ -343,6 +377,60 @@ class ConnectionService:
             target,
             '/tenon.registry.v1.ConnectionService/CreateConnectLink',
             tenon_dot_registry_dot_v1_dot_connection__service__pb2.CreateConnectLinkRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_connection__service__pb2.ConnectLink.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConnectLinks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.ConnectionService/ListConnectLinks',
+            tenon_dot_registry_dot_v1_dot_connection__service__pb2.ListConnectLinksRequest.SerializeToString,
+            tenon_dot_registry_dot_v1_dot_connection__service__pb2.ListConnectLinksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeConnectLink(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenon.registry.v1.ConnectionService/RevokeConnectLink',
+            tenon_dot_registry_dot_v1_dot_connection__service__pb2.RevokeConnectLinkRequest.SerializeToString,
             tenon_dot_registry_dot_v1_dot_connection__service__pb2.ConnectLink.FromString,
             options,
             channel_credentials,

@@ -45,6 +45,10 @@ class ConnectionServiceStub:
     """Ends it: the provider's code becomes a credential and a connection. By who began it, once."""
     CreateConnectLink: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.CreateConnectLinkRequest, _connection_service_pb2.ConnectLink]
     """A link that an end user of the tenant opens to connect an account of theirs."""
+    ListConnectLinks: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.ListConnectLinksRequest, _connection_service_pb2.ListConnectLinksResponse]
+    """The links that may still be used, without their addresses, the oldest first."""
+    RevokeConnectLink: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.RevokeConnectLinkRequest, _connection_service_pb2.ConnectLink]
+    """Takes a link back: nobody opens it any more, and what was begun by it does not end."""
     OpenConnectLink: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.OpenConnectLinkRequest, _connection_service_pb2.BeginOAuthResponse]
     """The ingress tells that a link was opened: where its visitor is to be sent."""
     RelayOAuth: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.RelayOAuthRequest, _connection_service_pb2.RelayOAuthResponse]
@@ -67,6 +71,10 @@ class ConnectionServiceAsyncStub(ConnectionServiceStub):
     """Ends it: the provider's code becomes a credential and a connection. By who began it, once."""
     CreateConnectLink: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.CreateConnectLinkRequest, _connection_service_pb2.ConnectLink]  # type: ignore[assignment]
     """A link that an end user of the tenant opens to connect an account of theirs."""
+    ListConnectLinks: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.ListConnectLinksRequest, _connection_service_pb2.ListConnectLinksResponse]  # type: ignore[assignment]
+    """The links that may still be used, without their addresses, the oldest first."""
+    RevokeConnectLink: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.RevokeConnectLinkRequest, _connection_service_pb2.ConnectLink]  # type: ignore[assignment]
+    """Takes a link back: nobody opens it any more, and what was begun by it does not end."""
     OpenConnectLink: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.OpenConnectLinkRequest, _connection_service_pb2.BeginOAuthResponse]  # type: ignore[assignment]
     """The ingress tells that a link was opened: where its visitor is to be sent."""
     RelayOAuth: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.RelayOAuthRequest, _connection_service_pb2.RelayOAuthResponse]  # type: ignore[assignment]
@@ -122,6 +130,22 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.ConnectLink, _abc.Awaitable[_connection_service_pb2.ConnectLink]]:
         """A link that an end user of the tenant opens to connect an account of theirs."""
+
+    @_abc_1.abstractmethod
+    def ListConnectLinks(
+        self,
+        request: _connection_service_pb2.ListConnectLinksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_connection_service_pb2.ListConnectLinksResponse, _abc.Awaitable[_connection_service_pb2.ListConnectLinksResponse]]:
+        """The links that may still be used, without their addresses, the oldest first."""
+
+    @_abc_1.abstractmethod
+    def RevokeConnectLink(
+        self,
+        request: _connection_service_pb2.RevokeConnectLinkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_connection_service_pb2.ConnectLink, _abc.Awaitable[_connection_service_pb2.ConnectLink]]:
+        """Takes a link back: nobody opens it any more, and what was begun by it does not end."""
 
     @_abc_1.abstractmethod
     def OpenConnectLink(
