@@ -1,5 +1,6 @@
 """EventService over gRPC: published, listed, opened, traced to what came of them, and tests sent."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -29,9 +30,14 @@ from tests.integration.executor.delivery_bench import (
     subscription,
 )
 from tests.integration.executor.event_calls import event_calls
+from tests.integration.executor.ingress_house import Admin
 
 Stub: TypeAlias = "pb_grpc.EventServiceAsyncStub"
 PARENT = "tenants/acme"
+BLOCKED = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+)
 
 
 @pytest.fixture
@@ -278,6 +284,29 @@ async def test_another_tenants_events_are_not_there(
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call(request)
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_two_who_publish_the_same_in_opposite_order_do_not_stand_in_each_others_way(
+    out: DeliveryBench, stub: Stub, admin: Admin
+) -> None:
+    async def waiting(many: int) -> None:
+        async with asyncio.timeout(20):
+            while (await (await admin.execute(BLOCKED)).fetchone()) != (many,):
+                await asyncio.sleep(0.01)
+
+    key = await out.keys.lease_key(out.tenant_id)
+    held = Event(out.tenant_id, None, "invoice.paid", "m", {}, {}, b"{}")
+    async with out.database.tenant(out.tenant_id) as tx:
+        await accepting.accept(tx, [accepting.draft(held, [], key)])
+        calls = []
+        # Each has taken its first one in when it comes to the one that is held.
+        for count, keys in enumerate((["a", "m", "z"], ["z", "m", "a"]), start=1):
+            given = [new(key=each) for each in keys]
+            calls.append(asyncio.create_task(publish(stub, *given)))
+            await waiting(count)
+    there, back = await asyncio.gather(*calls)
+    assert there == back[::-1]
+    assert there[1] == f"{PARENT}/events/{held.id}"
 
 
 async def test_what_an_inbound_endpoint_redacts_is_masked_in_what_is_shown_and_nowhere_else(
