@@ -27,6 +27,8 @@ from services.executor.store.projected import ProjectedObject
 
 PUBLISHED: Final = UUID(int=0)
 """In place of the endpoint of an event that came by none."""
+OF_BODY: Final = "sha256:"
+"""Begins the key of an event that has no id: what its body is."""
 TABLE: Final = "executor.events"
 HEADERS: Final = "sealed_headers"
 BODY: Final = "body"
