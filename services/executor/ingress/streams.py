@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 
 ACCOUNT: Final = "tenon-account"
 """The header that is kept with an item and says of which account it is."""
-EVERYBODY: Final = "*"
 NOWHERE: Final = Address("", "")
 NOT_THEIRS: Final = (errors.NotFound, errors.FailedPrecondition, errors.ResourceExhausted)
 """Why a tenant cannot have an item: it was just disabled, or its quota is used up."""
@@ -162,11 +161,7 @@ class Streams:
             return {}
         let_in = delivered.door.endpoint.spec["tenants"]
         found = await store.claims(
-            self._database,
-            delivered.stream,
-            accounts,
-            [*let_in, delivered.owner],
-            everybody=EVERYBODY in let_in,
+            self._database, delivered.stream, delivered.owner, accounts, let_in
         )
         sole = {account: who[0] for account, who in found.items() if len(who) == 1}
         if len(sole) < len(found):

@@ -61,12 +61,17 @@ def receiver(
         tenant(slug),
         *credentials()[:1],
         integration(provider),
-        document("WebhookEndpoint", "mine", integration=provider, app="main", **endpoint),
+        mine(provider, **endpoint),
         *(connection(account, provider) for account in accounts),
         *([document("Connector", "answer", steps=steps)] if provider == "slack" else []),
         *([document("Subscription", "messages", endpoint="mine", connector="answer",
                     event_types=["message"])] if provider == "slack" else []),
     ]  # fmt: skip
+
+
+def mine(provider: str = "slack", **spec: object) -> Document:
+    said = {"integration": provider, "app": "main", "app_owner": "acme"}
+    return document("WebhookEndpoint", "mine", **(said | spec))
 
 
 def connection(account: str, provider: str = "slack", **spec: object) -> Document:
@@ -215,12 +220,8 @@ async def test_the_owner_says_who_is_let_in_and_two_who_claim_an_account_get_not
 
 async def test_what_is_off_receives_nothing_and_nothing_is_lost(streams: House) -> None:
     bolt = await streams.want(*receiver("bolt", "T1"), tenant="bolt")
-    endpoint = {"integration": "slack", "app": "main"}
     off_and_on: list[tuple[Document, Document]] = [
-        (
-            document("WebhookEndpoint", "mine", **endpoint, is_active=False),
-            document("WebhookEndpoint", "mine", **endpoint, is_active=True),
-        ),
+        (mine(is_active=False), mine(is_active=True)),
         (integration("slack", is_active=False), integration("slack", is_active=True)),
         (connection("T1", is_active=False), connection("T1", is_active=True)),
         (tenant("bolt", enabled=False), tenant("bolt", enabled=True)),
@@ -245,6 +246,24 @@ async def test_a_stream_has_one_owner(streams: House) -> None:
     with pytest.raises(AssertionError, match="owns the stream"):
         await streams.service.apply("crux", moved)
     assert (await send(streams, Happened(account="T1", type="message")))[0] == 202
+
+
+async def test_whoever_comes_by_a_stream_is_believed_by_those_alone_who_name_them(
+    streams: House,
+) -> None:
+    bolt = await streams.want(*receiver("bolt", "111", provider="hubspot"), tenant="bolt")
+    # There before the app's real owner, letting in who did not ask.
+    crux = await streams.want(tenant("crux"), *owner("hubspot", ["*"]), tenant="crux")
+    forged = Happened(account="111", type="contact.creation")
+    assert (await send(streams, forged, stream=HUBSPOT))[0] == 202
+    assert await taken(streams, bolt) == []
+    assert await taken(streams, crux) == [("hubspot-app", "111", "contact.creation")]
+    # Nor does a claim disturb those who hear of another owner's stream.
+    dorn = await streams.want(
+        *receiver("dorn", "111", provider="hubspot", app_owner="crux"), tenant="dorn"
+    )
+    assert (await send(streams, forged, stream=HUBSPOT))[0] == 202
+    assert [len(await taken(streams, each)) for each in (bolt, dorn)] == [0, 1]
 
 
 async def test_whoever_cannot_show_the_secret_hears_what_strangers_hear(streams: House) -> None:
