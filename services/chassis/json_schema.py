@@ -9,6 +9,7 @@ Source: json-schema.org, draft 2020-12, "Validation", sections 6 and 7, and "Cor
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 Fault = tuple[str, str]
@@ -59,13 +60,18 @@ def problems(schema: Schema) -> Faults:
 
 def faults(schema: Schema, value: Any, path: str = "") -> Faults:
     """Where a value is not as a schema that has no problems says."""
+    yield from _faults(schema, value, path, {})
+
+
+def _faults(schema: Schema, value: Any, path: str, enums: "_Enums") -> Faults:
     if isinstance(schema, bool):
         if not schema:
             yield path, "must not be there"
         return
+    around = _Around(schema, enums)
     for keyword, asked in schema.items():
         if keyword in _CHECKS:
-            yield from _CHECKS[keyword](asked, value, path, schema)
+            yield from _CHECKS[keyword](asked, value, path, around)
 
 
 def _problems(schema: Schema, path: str, depth: int) -> Faults:
@@ -114,15 +120,20 @@ def _are_names(value: Any) -> bool:
 
 
 def _are_few(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= MOST_VALUES
+    few = isinstance(value, list) and len(value) <= MOST_VALUES
+    return few and not any(isinstance(each, list | dict) for each in value)
 
 
 _NUMBER: Final = (_is_number, "must be a number")
 _COUNT: Final = (_is_count, "must be a whole number from 0 on")
+_ENUM: Final = (
+    f"must be a list of at most {MOST_VALUES} texts, numbers, true, false or null;"
+    " what is a list or an object can be a const"
+)
 _SAID: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "type": (_are_types, f"must be one or several of {', '.join(_IS)}"),
     "required": (_are_names, "must be a list of names"),
-    "enum": (_are_few, f"must be a list of at most {MOST_VALUES} values"),
+    "enum": (_are_few, _ENUM),
     "const": (lambda _: True, ""),
     "minimum": _NUMBER,
     "maximum": _NUMBER,
@@ -132,26 +143,50 @@ _SAID: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
 _INNER: Final = frozenset({"properties", "additionalProperties", "items"})
 
 
-def _type(asked: Any, value: Any, path: str, _: Schema) -> Faults:
+_Scalar = tuple[bool, Any]
+_Enums = dict[int, frozenset[_Scalar]]
+
+
+def _key(value: Any) -> _Scalar:
+    """By which a value that is no list and no object is itself in a set: 1 is 1.0, not true."""
+    return isinstance(value, bool), value
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """The schema that a keyword stands in, and the enums of all of it that were looked into."""
+
+    schema: Schema
+    enums: _Enums
+
+    def enum(self, values: list[Any]) -> frozenset[_Scalar]:
+        """One as a set: it may be asked of each place of a value, and is made once."""
+        found = self.enums.get(id(values))
+        if found is None:
+            found = self.enums[id(values)] = frozenset(map(_key, values))
+        return found
+
+
+def _type(asked: Any, value: Any, path: str, _: _Around) -> Faults:
     types = [asked] if isinstance(asked, str) else asked
     if not any(_IS[each](value) for each in types):
         yield path, f"must be {' or '.join(types)}"
 
 
-def _enum(asked: Any, value: Any, path: str, _: Schema) -> Faults:
-    if not _is_one_of(asked, value):
+def _enum(asked: Any, value: Any, path: str, around: _Around) -> Faults:
+    if isinstance(value, list | dict) or _key(value) not in around.enum(asked):
         yield path, "is none of the values that are allowed"
 
 
-def _const(asked: Any, value: Any, path: str, _: Schema) -> Faults:
+def _const(asked: Any, value: Any, path: str, _: _Around) -> Faults:
     if not _same(asked, value):
         yield path, "is not the one value that is allowed"
 
 
 def _least(
     of: str, size: Callable[[Any], Any], words: str
-) -> Callable[[Any, Any, str, Schema], Faults]:
-    def check(asked: Any, value: Any, path: str, _: Schema) -> Faults:
+) -> Callable[[Any, Any, str, _Around], Faults]:
+    def check(asked: Any, value: Any, path: str, _: _Around) -> Faults:
         if _IS[of](value) and size(value) < asked:
             yield path, words.format(asked)
 
@@ -160,44 +195,44 @@ def _least(
 
 def _most(
     of: str, size: Callable[[Any], Any], words: str
-) -> Callable[[Any, Any, str, Schema], Faults]:
-    def check(asked: Any, value: Any, path: str, _: Schema) -> Faults:
+) -> Callable[[Any, Any, str, _Around], Faults]:
+    def check(asked: Any, value: Any, path: str, _: _Around) -> Faults:
         if _IS[of](value) and size(value) > asked:
             yield path, words.format(asked)
 
     return check
 
 
-def _required(asked: Any, value: Any, path: str, _: Schema) -> Faults:
+def _required(asked: Any, value: Any, path: str, _: _Around) -> Faults:
     if isinstance(value, dict):
         for name in asked:
             if name not in value:
                 yield f"{path}{_at(name)}", "is required"
 
 
-def _properties(asked: Any, value: Any, path: str, _: Schema) -> Faults:
+def _properties(asked: Any, value: Any, path: str, around: _Around) -> Faults:
     if isinstance(value, dict):
         # Over what there is: a schema may know thousands that many small objects lack.
         for name, each in value.items():
             if name in asked:
-                yield from faults(asked[name], each, f"{path}{_at(name)}")
+                yield from _faults(asked[name], each, f"{path}{_at(name)}", around.enums)
 
 
-def _additional(asked: Any, value: Any, path: str, schema: Schema) -> Faults:
+def _additional(asked: Any, value: Any, path: str, around: _Around) -> Faults:
     if isinstance(value, dict):
-        known = schema.get("properties", {})
+        known = around.schema.get("properties", {})
         for name, each in value.items():
             if name not in known:
-                yield from faults(asked, each, f"{path}{_at(name)}")
+                yield from _faults(asked, each, f"{path}{_at(name)}", around.enums)
 
 
-def _items(asked: Any, value: Any, path: str, _: Schema) -> Faults:
+def _items(asked: Any, value: Any, path: str, around: _Around) -> Faults:
     if isinstance(value, list):
         for index, each in enumerate(value):
-            yield from faults(asked, each, f"{path}[{index}]")
+            yield from _faults(asked, each, f"{path}[{index}]", around.enums)
 
 
-_CHECKS: Final[Mapping[str, Callable[[Any, Any, str, Schema], Faults]]] = {
+_CHECKS: Final[Mapping[str, Callable[[Any, Any, str, _Around], Faults]]] = {
     "type": _type,
     "enum": _enum,
     "const": _const,
@@ -217,17 +252,6 @@ _CHECKS: Final[Mapping[str, Callable[[Any, Any, str, Schema], Faults]]] = {
 def _at(name: str) -> str:
     """A member in a path; a key that is no plain word may be somebody's data."""
     return f".{name}" if _SHOWN_KEY.fullmatch(name) else "[*]"
-
-
-def _is_one_of(values: list[Any], value: Any) -> bool:
-    at = -1
-    try:
-        # What is the same is equal, and equal is found quickly; 1 and true are equal, too.
-        while not _same(values[at := values.index(value, at + 1)], value):
-            pass
-    except ValueError:
-        return False
-    return True
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -152,7 +152,8 @@ def _row_maker(names: tuple[bytes, ...]) -> Callable[[Sequence[Any]], Any]:
 def _received(pgconn: pq.abc.PGconn) -> PQGen[list[pq.abc.PGresult]]:
     """Send what is put off, and gather one result of each statement, up to the end."""
     while pgconn.flush():
-        if (yield Wait.RW) & Ready.R:
+        # Whoever is cut short goes on once more with nothing said of the socket.
+        if ((yield Wait.RW) or Ready.NONE) & Ready.R:
             pgconn.consume_input()
     results: list[pq.abc.PGresult] = []
     while not results or results[-1].status != _SYNC:

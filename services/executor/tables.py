@@ -82,6 +82,7 @@ APP_ACCOUNTS = Table(
     _column("account", Text),
     _column("endpoint", Text),
     _column("active", Boolean),
+    _column("app_owner", Text),
 )
 
 SCHEDULES = Table(

@@ -80,6 +80,33 @@ async def test_one_that_is_cut_short_leaves_no_answer_to_the_next(connection: Co
     assert connection.closed or await number(connection) == 7
 
 
+async def test_one_that_is_cut_short_while_it_is_sent_costs_no_connection(
+    connection: Connection,
+) -> None:
+    # Busy with the first, the server takes little of the second.
+    cut = asyncio.create_task(connection.send([SLEEP, ("SELECT $1::text", ["x" * 2**24])]))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        while not await sleeps(connection):
+            await asyncio.sleep(0.01)
+    assert connection.pgconn.flush()
+    cut.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cut
+    assert await number(connection) == 7
+
+
+async def sleeps(connection: Connection) -> bool:
+    """Whether its server is at `SLEEP`, as another connection sees it."""
+    async with await psycopg.AsyncConnection.connect(
+        connection.info.dsn, password=connection.info.password
+    ) as other:
+        asked = await other.execute(
+            "SELECT wait_event FROM pg_stat_activity WHERE pid = %s", [connection.info.backend_pid]
+        )
+        return await asked.fetchone() == ("PgSleep",)
+
+
 async def test_what_the_server_says_before_it_hangs_up_is_heard(connection: Connection) -> None:
     await connection.send([("SET transaction_timeout = '50ms'", ())])
     with pytest.raises(psycopg.errors.TransactionTimeout):

@@ -27,6 +27,8 @@ from services.executor.store.projected import ProjectedObject
 
 PUBLISHED: Final = UUID(int=0)
 """In place of the endpoint of an event that came by none."""
+OF_BODY: Final = "sha256:"
+"""Begins the key of an event that has no id: what its body is."""
 TABLE: Final = "executor.events"
 HEADERS: Final = "sealed_headers"
 BODY: Final = "body"
@@ -90,16 +92,24 @@ def draft(event: Event, taking: Sequence[Route], key: LeasedKey, *, seal: bool =
     return Draft(event, kept, routing.started(told, taking, key))
 
 
+def place(draft: Draft) -> tuple[UUID, UUID, str]:
+    """Where an event stands in the one order in which all wait for each other's receipts."""
+    event = draft.event
+    return event.tenant_id, event.endpoint_id, event.delivery_key
+
+
 async def accept(tx: Transaction, drafts: Sequence[Draft]) -> list[UUID]:
     """Keep a tenant's events and start what they start, in the caller's transaction.
 
     Answers with their ids, in order; of one that was delivered before with the first one's. Raises
     Aborted where somebody else takes the same event in at this moment.
     """
-    (rows,) = await tx.pipeline([store.accepting([each.arriving for each in drafts])])
+    ordered = sorted(drafts, key=place)
+    (rows,) = await tx.pipeline([store.accepting([each.arriving for each in ordered])])
+    answers = dict(zip(ordered, rows, strict=True))
     known, begun = list[UUID](), list[Started]()
-    for each, row in zip(drafts, rows, strict=True):
-        whose = store.accepted(row)
+    for each in drafts:
+        whose = store.accepted(answers[each])
         if isinstance(whose, TenonError):
             raise whose
         known.append(whose)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,13 +22,12 @@ from services.chassis.evaluator import Evaluator
 from services.chassis.ids import check_slug
 from services.executor.events import accepting, position_tokens
 from services.executor.events.arrivals import Arrivals
-from services.executor.events.log import Seen
+from services.executor.events.log import Seen, known_by, rules_for
 from services.executor.events.retelling import opened, retold
 from services.executor.events.selecting import ALL, Selection
-from services.executor.redacting import rules_of, shown
+from services.executor.redacting import shown
 from services.executor.registry.credentials import Secrets
 from services.executor.store import positions as store
-from services.executor.store import projected
 from services.executor.store.consumer_groups import LEASE_S, Group
 from services.executor.store.positions import OLDEST, Found, Position
 
@@ -160,7 +159,7 @@ class Consumers:
         tenant_id, said_at = wish.tenant_id, time.monotonic()
         while not self._arrivals.closed and await may_go_on():
             page = await store.after(self._database, tenant_id, at)
-            rules = await self._rules(tenant_id, page)
+            rules = await rules_for(self._database, tenant_id, (each.noted for each in page))
             for found in page:
                 told = await self._told(wish, found, rules.get(found.noted.endpoint_id, ()))
                 at = found.position
@@ -176,31 +175,25 @@ class Consumers:
             if not page:
                 await self._arrivals.after(tenant_id, at, SIGN_S)
 
-    async def _rules(self, tenant_id: UUID, page: Sequence[Found]) -> Mapping[UUID, Sequence[str]]:
-        """What the endpoints that events came by let nobody see, by the endpoints' ids."""
-        if all(found.noted.endpoint_id == accepting.PUBLISHED for found in page):
-            return {}
-        endpoints = await projected.all_of(self._database, tenant_id, "WebhookEndpoint")
-        return {each.object_id: rules_of(each.spec) for each in endpoints}
-
     async def _told(self, wish: Wish, found: Found, rules: Sequence[str]) -> Told | None:
         """What a consumer is told of an event, if it is for them."""
         if not wish.selection.is_of_types(found.noted.type):
             return None
         said = await opened(self._secrets, found.kept)
         token = await self._token(wish.tenant_id, found.position)
+        noted = known_by(found.noted, rules)
         if said is None:
             # Nobody can say whether a condition is true of it.
             silent = wish.selection.filter != ""
             empty = store.emptied(found.kept)
-            return None if silent else Told(token, Seen(found.noted, empty, b""), unreadable=True)
+            return None if silent else Told(token, Seen(noted, empty, b""), unreadable=True)
         if wish.selection.filter:
             context = accepting.as_context(retold(found.noted, said, {}))
             view = self._evaluator.seeing({"event": context}, wish.tenant_id)
             if not await wish.selection.takes(context, view):
                 return None
         seen = await asyncio.to_thread(shown, said.body, rules) if rules else said.body
-        return Told(token, Seen(found.noted, said, seen))
+        return Told(token, Seen(noted, said, seen))
 
     async def _token(self, tenant_id: UUID, position: Position) -> str:
         return position_tokens.written(position, await self._server(tenant_id))

@@ -1,16 +1,19 @@
 """Events as people look at them: page by page, and one as it came."""
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from services.chassis import pages
 from services.chassis.database import Database
 from services.chassis.errors import FailedPrecondition, NotFound
+from services.executor.events.accepting import OF_BODY, PUBLISHED
 from services.executor.events.retelling import opened
 from services.executor.redacting import rules_of, shown
 from services.executor.registry.credentials import Secrets
 from services.executor.store import event_pages as store
+from services.executor.store import projected
 from services.executor.store.event_pages import Noted
 from services.executor.store.events import Kept
 from services.executor.store.execution_pages import NEWEST
@@ -58,7 +61,9 @@ class EventLog:
         before = UUID(after) if after else NEWEST
         found = await store.page(self._database, query.tenant_id, query.type, before, size + 1)
         token = pages.next_token(str(found[size - 1].id), *marks) if len(found) > size else ""
-        return EventPage(tuple(found[:size]), token)
+        rules = await rules_for(self._database, query.tenant_id, filter(_tells, found))
+        seen = [known_by(each, rules.get(each.endpoint_id, ())) for each in found[:size]]
+        return EventPage(tuple(seen), token)
 
     async def get(self, tenant_id: UUID, event_id: UUID) -> Seen:
         """An event as it came, and as the endpoint it came by lets people see it now.
@@ -76,4 +81,24 @@ class EventLog:
             )
         rules = rules_of(endpoint.spec if endpoint else None)
         seen = await asyncio.to_thread(shown, said.body, rules) if rules else said.body
-        return Seen(noted, said, seen)
+        return Seen(known_by(noted, rules), said, seen)
+
+
+async def rules_for(
+    database: Database, tenant_id: UUID, events: Iterable[Noted]
+) -> Mapping[UUID, Sequence[str]]:
+    """What the endpoints that events came by let nobody see, by the endpoints' ids."""
+    came_by = {each.endpoint_id for each in events} - {PUBLISHED}
+    return await projected.redacting(database, tenant_id, came_by) if came_by else {}
+
+
+def known_by(noted: Noted, rules: Sequence[str]) -> Noted:
+    """An event as people may know it: not by what its body is, where they must not see all of it.
+
+    Whoever has the rest of a body could try what is masked in it until the key is the same.
+    """
+    return replace(noted, delivery_key="") if rules and _tells(noted) else noted
+
+
+def _tells(noted: Noted) -> bool:
+    return noted.delivery_key.startswith(OF_BODY)

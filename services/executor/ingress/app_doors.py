@@ -1,7 +1,8 @@
 """Which streams of apps a tenant owns, and of which accounts' items it wants to hear: pure.
 
 An inbound endpoint that names an `app` owns its stream where it has a secret, and is a receiver of
-it where it has none. A receiver hears of the accounts that are connected under its Integration.
+it where it has none. A receiver hears of the accounts that are connected under its Integration, by
+the stream of the tenant that it names.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +27,10 @@ def claimed(objects: Iterable[ProjectedObject]) -> list[Claimed]:
     return [
         Claimed(
             *(endpoint.object_id, integration.spec["provider"], endpoint.spec["app"]),
-            *(account, endpoint.name, active),
+            *(account, endpoint.name),
+            active=active,
+            # What was projected before owners were named names none.
+            app_owner=endpoint.spec.get("app_owner", ""),
         )
         for endpoint, integration in _of_apps(these)
         if not endpoint.spec["secret"]

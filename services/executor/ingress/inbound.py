@@ -20,7 +20,7 @@ from services.chassis.evaluator import Evaluator
 from services.chassis.ids import SLUG
 from services.chassis.secret import Secret
 from services.executor.events import accepting
-from services.executor.events.accepting import Event
+from services.executor.events.accepting import OF_BODY, Event
 from services.executor.events.routing import Subscribed
 from services.executor.ingress.doors import Doors, Place
 from services.executor.ingress.intake import Intake
@@ -241,4 +241,4 @@ def _delivery_key(webhook: Webhook, delivery: Delivery) -> str:
 
 def key_of(body: bytes) -> str:
     """The key of what has no id: what it is."""
-    return f"sha256:{hashlib.sha256(body).hexdigest()}"
+    return f"{OF_BODY}{hashlib.sha256(body).hexdigest()}"

@@ -20,7 +20,7 @@ from uuid import UUID
 from services.chassis import errors, failpoints
 from services.chassis.database import Bound, Database
 from services.executor.engine import lanes
-from services.executor.events.accepting import Draft
+from services.executor.events.accepting import Draft, place
 from services.executor.store import events as store
 
 BEFORE_COMMIT: Final = failpoints.declare("ingress.before_commit", "nothing of the event is there")
@@ -29,6 +29,8 @@ AFTER_COMMIT: Final = failpoints.declare("ingress.after_commit", "the event is t
 GROUPS: Final = 2
 """So many are under way at once: one is made up while the other waits for the disk."""
 MOST: Final = 64
+LARGEST: Final = 4 * 2**20
+"""Bytes of bodies, as they are kept: with the event that reaches it a group is full."""
 MOST_OF_A_TENANT: Final = 256
 BUSY_S: Final = 1.0
 
@@ -90,10 +92,15 @@ class Intake:
         group: list[_Waiting] = []
         later: list[_Waiting] = []
         starting: set[UUID] = set()
+        size = 0
         for each in self._waiting:
             tenant_id = each.draft.event.tenant_id
             second = bool(each.draft.starts) and tenant_id in starting
-            (later if second or len(group) == MOST else group).append(each)
+            if second or len(group) == MOST or size >= LARGEST:
+                later.append(each)
+            else:
+                group.append(each)
+                size += len(each.draft.kept.body)
             if each.draft.starts:
                 starting.add(tenant_id)
         self._waiting = later
@@ -125,7 +132,7 @@ class Intake:
         return [*await self._kept(drafts[:half]), *await self._kept(drafts[half:])]
 
     async def _commit(self, drafts: Sequence[Draft]) -> list[Outcome]:
-        ordered = sorted(drafts, key=_place)
+        ordered = sorted(drafts, key=place)
         accepting = [store.accepting([each.arriving for each in ordered])]
         async with self._database.across() as tx:
             if any(each.starts for each in ordered):
@@ -152,8 +159,3 @@ def _starting(outcomes: Mapping[Draft, Outcome]) -> dict[UUID, list[Bound]]:
         for draft, outcome in outcomes.items()
         if draft.starts and outcome == draft.event.id
     }
-
-
-def _place(draft: Draft) -> tuple[UUID, UUID, str]:
-    event = draft.event
-    return event.tenant_id, event.endpoint_id, event.delivery_key

@@ -11,7 +11,8 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -40,7 +41,6 @@ log = logging.getLogger(__name__)
 
 ACCOUNT: Final = "tenon-account"
 """The header that is kept with an item and says of which account it is."""
-EVERYBODY: Final = "*"
 NOWHERE: Final = Address("", "")
 NOT_THEIRS: Final = (errors.NotFound, errors.FailedPrecondition, errors.ResourceExhausted)
 """Why a tenant cannot have an item: it was just disabled, or its quota is used up."""
@@ -67,6 +67,7 @@ class _Delivered:
     door: Door
     delivery: Delivery
     payload: object
+    owners_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def items(self) -> Sequence[Item]:
         """What it is made of."""
@@ -87,6 +88,13 @@ class _Delivered:
             payload=item.said,
             body=body,
         )
+
+
+class _Bound(NamedTuple):
+    """An item, and the place it is for; the owner's is for none."""
+
+    item: Item
+    place: Place | None
 
 
 class Streams:
@@ -133,13 +141,15 @@ class Streams:
         return await store.owners(self._database, streams)
 
     async def _kept_all(self, delivered: _Delivered) -> list[UUID]:
-        of_account: dict[str, list[Item]] = defaultdict(list)
-        for item in delivered.items():
-            of_account[item.account].append(item)
-        places = await self._receivers(delivered, sorted(of_account.keys() - {""}))
+        items = delivered.items()
+        accounts = sorted({item.account for item in items} - {""})
+        places = await self._receivers(delivered, accounts)
+        of_tenant: dict[UUID | None, list[_Bound]] = defaultdict(list)
+        for item in items:
+            place = places.get(item.account)
+            of_tenant[place.tenant_id if place else None].append(_Bound(item, place))
         kept = await _all(
-            self._kept_of_one(delivered, items, places.get(account))
-            for account, items in of_account.items()
+            self._kept_of_one(delivered, tenant_id, bound) for tenant_id, bound in of_tenant.items()
         )
         return [event_id for of_one in kept for event_id in of_one]
 
@@ -151,11 +161,7 @@ class Streams:
             return {}
         let_in = delivered.door.endpoint.spec["tenants"]
         found = await store.claims(
-            self._database,
-            delivered.stream,
-            accounts,
-            [*let_in, delivered.owner],
-            everybody=EVERYBODY in let_in,
+            self._database, delivered.stream, delivered.owner, accounts, let_in
         )
         sole = {account: who[0] for account, who in found.items() if len(who) == 1}
         if len(sole) < len(found):
@@ -170,15 +176,22 @@ class Streams:
         }
 
     async def _kept_of_one(
-        self, delivered: _Delivered, items: Sequence[Item], place: Place | None
+        self, delivered: _Delivered, tenant_id: UUID | None, bound: Sequence[_Bound]
     ) -> list[UUID]:
-        """Keep the items of one account. Raises Busy where too much of its tenant is under way."""
-        if place is None:
-            return await _all(self._kept_by_owner(delivered, item) for item in items)
-        with self._inbound.room(place.tenant_id):
-            return await _all(self._kept(delivered, item, place) for item in items)
+        """Keep the items of a tenant, in their order; the owner's are without one.
 
-    async def _kept(self, delivered: _Delivered, item: Item, place: Place) -> UUID:
+        One after another: of all at once most would find too many waiting for the filters of their
+        tenant's subscriptions, each time the delivery came again. Raises Busy where too much of the
+        tenant is under way.
+        """
+        # The owner has room already: for the whole delivery.
+        room = self._inbound.room(tenant_id) if tenant_id else nullcontext()
+        with room:
+            return [await self._kept(delivered, item, place) for item, place in bound]
+
+    async def _kept(self, delivered: _Delivered, item: Item, place: Place | None) -> UUID:
+        if place is None:
+            return await self._kept_by_owner(delivered, item)
         try:
             event = delivered.event(item, place)
             kept = await self._inbound.keep(event, place.subscribed)
@@ -191,17 +204,20 @@ class Streams:
 
     async def _kept_by_owner(self, delivered: _Delivered, item: Item) -> UUID:
         event = delivered.event(item, None)
-        kept = await self._inbound.keep(event, delivered.door.subscribed)
+        # What tenants could not have comes to the owner from many at once.
+        async with delivered.owners_turn:
+            kept = await self._inbound.keep(event, delivered.door.subscribed)
         self._counts[Counted(*delivered.stream, known=False)] += 1
         return kept
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """What all come to, once all have ended: then the first fault is raised, if there is one."""
-    tasks = [asyncio.create_task(each) for each in work]
-    if tasks:
-        await asyncio.wait(tasks)
-    return [task.result() for task in tasks]
+    ended = await asyncio.gather(*work, return_exceptions=True)
+    for each in ended:
+        if isinstance(each, BaseException):
+            raise each
+    return [each for each in ended if not isinstance(each, BaseException)]
 
 
 def _is_of(place: Place, stream: StreamName) -> bool:

@@ -6,7 +6,7 @@ known whose an item is.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Boolean, String, any_, bindparam, delete, func, insert, or_, select
@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from services.chassis.database import Bound, Database, Statement, Transaction
 from services.executor.tables import APP_ACCOUNTS, APP_STREAMS, TENANTS
 
+EVERYBODY: Final = "*"
 StreamName = tuple[str, str]
 """Provider and app."""
 
@@ -33,7 +34,8 @@ class Owned:
 class Claimed:
     """An account of whose items a tenant's endpoint wants to hear, while its connection is active.
 
-    One that is not goes on to be claimed, so that nobody else comes by its items.
+    One that is not goes on to be claimed, so that nobody else comes by its items. They are heard
+    only of the stream that the tenant `app_owner` owns.
     """
 
     endpoint_id: UUID
@@ -42,6 +44,7 @@ class Claimed:
     account: str
     endpoint: str
     active: bool
+    app_owner: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ CLAIMS = Statement(
     .where(
         APP_ACCOUNTS.c.provider == bindparam("provider"),
         APP_ACCOUNTS.c.app == bindparam("app"),
+        APP_ACCOUNTS.c.app_owner == bindparam("owner"),
         APP_ACCOUNTS.c.account == any_(bindparam("accounts", type_=ARRAY(String))),
         or_(
             bindparam("everybody", type_=Boolean),
@@ -125,15 +129,17 @@ async def owners(
 async def claims(
     database: Database,
     stream: StreamName,
+    owner: str,
     accounts: Sequence[str],
     tenants: Sequence[str],
-    *,
-    everybody: bool,
 ) -> Mapping[str, list[Address]]:
-    """Who of these tenants, or of all, wants to hear of accounts, by account."""
+    """Who of the tenants that its owner lets in wants to hear of accounts from it, by account.
+
+    Tenants are slugs, or `EVERYBODY`; the owner is let in itself.
+    """
     provider, app = stream
-    names = {"provider": provider, "app": app, "accounts": list(accounts)}
-    who = {"tenants": list(tenants), "everybody": everybody}
+    names = {"provider": provider, "app": app, "owner": owner, "accounts": list(accounts)}
+    who = {"tenants": [*tenants, owner], "everybody": EVERYBODY in tenants}
     async with database.system() as tx:
         rows = (await tx.conclude([Bound(CLAIMS, names | who)]))[0]
     found: dict[str, list[Address]] = {}

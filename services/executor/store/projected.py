@@ -105,6 +105,14 @@ _MINE = and_(OBJECTS.c.tenant_id == bindparam("tenant_id"), OBJECTS.c.kind == bi
 
 ONE = Statement(select(*_COLUMNS).where(_MINE, OBJECTS.c.name == bindparam("name")))
 ALL_OF = Statement(select(*_COLUMNS).where(_MINE).order_by(OBJECTS.c.name))
+REDACTING = Statement(
+    select(OBJECTS.c.object_id, OBJECTS.c.spec["redact"].label("redact")).where(
+        OBJECTS.c.tenant_id == bindparam("tenant_id"),
+        OBJECTS.c.kind == "WebhookEndpoint",
+        OBJECTS.c.object_id == any_(bindparam("ids", type_=ARRAY(Uuid))),
+        func.coalesce(OBJECTS.c.spec["redact"].astext, "[]") != "[]",
+    )
+)
 SUBSCRIPTIONS_OF = Statement(
     select(*_COLUMNS)
     .where(
@@ -241,6 +249,14 @@ async def all_of(
 ) -> list[ProjectedObject]:
     """A tenant's objects of one kind, by name."""
     return [ProjectedObject(*row) for row in await _rows(source, tenant_id, ALL_OF, kind=kind)]
+
+
+async def redacting(
+    database: Database, tenant_id: UUID, ids: Iterable[UUID]
+) -> dict[UUID, list[str]]:
+    """What those of some endpoints that redact let nobody see, by their ids."""
+    rows = await database.read(tenant_id, REDACTING, tenant_id=tenant_id, ids=list(ids))
+    return {row.object_id: row.redact for row in rows}
 
 
 async def these(

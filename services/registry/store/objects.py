@@ -114,7 +114,7 @@ STORED: Mapping[str, Stored] = {
         "endpoint_id",
         (
             *("direction", "is_active", "auth", "auth_header", "url", "headers", "delivery"),
-            *("app", "tenants", "subject", "redact"),
+            *("app", "tenants", "subject", "redact", "app_owner"),
         ),
         (
             Reference("integration", "integration_id", "Integration"),

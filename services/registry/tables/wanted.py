@@ -51,6 +51,7 @@ webhook_endpoints = wanted(
     text("app_provider"),
     text("subject"),
     Column("redact", ARRAY(Text), nullable=False),
+    text("app_owner"),
 )
 
 subscriptions = wanted(

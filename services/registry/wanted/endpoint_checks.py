@@ -136,6 +136,7 @@ def _stream(one: Complete, known: Known, catalog: Catalog) -> Found:
     for index, slug in enumerate(spec["tenants"]):
         if slug != EVERYBODY and not SLUG.fullmatch(slug):
             yield f"spec.tenants[{index}]", f"must be * or the name of a tenant: {SLUG_RULE}"
+    yield from _owner_of(spec)
     if not spec["app"]:
         return
     if spec["direction"] != INBOUND:
@@ -151,6 +152,17 @@ def _stream(one: Complete, known: Known, catalog: Catalog) -> Found:
         yield "spec.app", f"{manifest.provider} sends no streams of apps that we know"
     if other := _same_stream(one, known):
         yield "spec.app", f"{other} does the same for this app already"
+
+
+def _owner_of(spec: Mapping[str, Any]) -> Found:
+    """Whether a receiver, and nobody else, says whose stream it believes."""
+    receives = spec["app"] and not spec["secret"]
+    if spec["app_owner"] and not receives:
+        yield "spec.app_owner", "is for a receiver of an app's stream: with app, without secret"
+    elif receives and not spec["app_owner"]:
+        yield "spec.app_owner", "is required: the tenant that runs the app; its items are believed"
+    elif receives and not SLUG.fullmatch(spec["app_owner"]):
+        yield "spec.app_owner", f"must be the name of a tenant: {SLUG_RULE}"
 
 
 def _same_stream(one: Complete, known: Known) -> str | None:

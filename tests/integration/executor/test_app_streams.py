@@ -1,5 +1,6 @@
 """Streams of apps: one signed delivery, and each item of it is an event of whose account it is."""
 
+import gc
 import json
 import logging
 from base64 import b64encode
@@ -60,12 +61,17 @@ def receiver(
         tenant(slug),
         *credentials()[:1],
         integration(provider),
-        document("WebhookEndpoint", "mine", integration=provider, app="main", **endpoint),
+        mine(provider, **endpoint),
         *(connection(account, provider) for account in accounts),
         *([document("Connector", "answer", steps=steps)] if provider == "slack" else []),
         *([document("Subscription", "messages", endpoint="mine", connector="answer",
                     event_types=["message"])] if provider == "slack" else []),
     ]  # fmt: skip
+
+
+def mine(provider: str = "slack", **spec: object) -> Document:
+    said = {"integration": provider, "app": "main", "app_owner": "acme"}
+    return document("WebhookEndpoint", "mine", **(said | spec))
 
 
 def connection(account: str, provider: str = "slack", **spec: object) -> Document:
@@ -214,12 +220,8 @@ async def test_the_owner_says_who_is_let_in_and_two_who_claim_an_account_get_not
 
 async def test_what_is_off_receives_nothing_and_nothing_is_lost(streams: House) -> None:
     bolt = await streams.want(*receiver("bolt", "T1"), tenant="bolt")
-    endpoint = {"integration": "slack", "app": "main"}
     off_and_on: list[tuple[Document, Document]] = [
-        (
-            document("WebhookEndpoint", "mine", **endpoint, is_active=False),
-            document("WebhookEndpoint", "mine", **endpoint, is_active=True),
-        ),
+        (mine(is_active=False), mine(is_active=True)),
         (integration("slack", is_active=False), integration("slack", is_active=True)),
         (connection("T1", is_active=False), connection("T1", is_active=True)),
         (tenant("bolt", enabled=False), tenant("bolt", enabled=True)),
@@ -244,6 +246,24 @@ async def test_a_stream_has_one_owner(streams: House) -> None:
     with pytest.raises(AssertionError, match="owns the stream"):
         await streams.service.apply("crux", moved)
     assert (await send(streams, Happened(account="T1", type="message")))[0] == 202
+
+
+async def test_whoever_comes_by_a_stream_is_believed_by_those_alone_who_name_them(
+    streams: House,
+) -> None:
+    bolt = await streams.want(*receiver("bolt", "111", provider="hubspot"), tenant="bolt")
+    # There before the app's real owner, letting in who did not ask.
+    crux = await streams.want(tenant("crux"), *owner("hubspot", ["*"]), tenant="crux")
+    forged = Happened(account="111", type="contact.creation")
+    assert (await send(streams, forged, stream=HUBSPOT))[0] == 202
+    assert await taken(streams, bolt) == []
+    assert await taken(streams, crux) == [("hubspot-app", "111", "contact.creation")]
+    # Nor does a claim disturb those who hear of another owner's stream.
+    dorn = await streams.want(
+        *receiver("dorn", "111", provider="hubspot", app_owner="crux"), tenant="dorn"
+    )
+    assert (await send(streams, forged, stream=HUBSPOT))[0] == 202
+    assert [len(await taken(streams, each)) for each in (bolt, dorn)] == [0, 1]
 
 
 async def test_whoever_cannot_show_the_secret_hears_what_strangers_hear(streams: House) -> None:
@@ -294,8 +314,35 @@ async def test_a_tenant_over_its_quota_holds_nobody_up(streams: House) -> None:
     assert await taken(streams, streams.tenant_id) == [("slack-app", "T1", "message")]
 
 
-async def test_a_tenant_with_too_much_under_way_makes_only_its_own_come_again(
+async def test_a_filter_that_takes_its_time_holds_no_delivery_of_many_items_up(
     streams: House,
+) -> None:
+    steps = [{"name": "say", "integration": "hubspot", "operation": "get_account"}]
+    accounts = [str(1000 + n) for n in range(80)]
+    await streams.want(*owner("hubspot"))
+    bolt = await streams.want(
+        *receiver("bolt", *accounts, provider="hubspot"),
+        document("Connector", "answer", steps=steps),
+        # Whatever goes through a list waits for a process that is let go no further than it may.
+        document("Subscription", "odd", endpoint="mine", connector="answer",
+                 filter="[1, 3, 5, 7, 9].exists(each, event.payload.objectId % 10 == each)"),
+        tenant="bolt",
+    )  # fmt: skip
+    batch = [
+        Happened(account=account, type="contact.creation", what={"objectId": n})
+        for n, account in enumerate([*accounts, *["1000"] * 20])
+    ]
+    status, answer = await send(streams, *batch, stream=HUBSPOT)
+    assert (status, len(answer["events"])) == (202, 100)
+    # In the order in which the provider tells it.
+    assert [account for _, account, _ in await taken(streams, bolt)] == [
+        each.account for each in batch
+    ]
+    assert await streams.count("executions") == 50
+
+
+async def test_a_tenant_with_too_much_under_way_makes_only_its_own_come_again(
+    streams: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     await streams.want(*owner("hubspot"))
     bolt = await streams.want(*receiver("bolt", "111", provider="hubspot"), tenant="bolt")
@@ -306,6 +353,13 @@ async def test_a_tenant_with_too_much_under_way_makes_only_its_own_come_again(
         room.__enter__()
     assert (await send(streams, *batch, stream=HUBSPOT))[0] == 429
     assert [len(await taken(streams, each)) for each in (bolt, crux)] == [0, 1]
+    rooms += [streams.inbound.room(crux) for _ in range(MOST_OF_A_TENANT)]
+    for room in rooms[MOST_OF_A_TENANT:]:
+        room.__enter__()
+    assert (await send(streams, *batch, stream=HUBSPOT))[0] == 429
+    gc.collect()
+    # Two are refused, and the provider hears of one.
+    assert "never retrieved" not in caplog.text
     for room in rooms:
         room.__exit__(None, None, None)
     assert (await send(streams, *batch, stream=HUBSPOT))[0] == 202

@@ -18,6 +18,7 @@ from services.chassis.secret import MASK
 from services.chassis.status import from_rpc_error
 from services.executor.events import accepting, consuming
 from services.executor.events.accepting import PUBLISHED, Event
+from services.executor.ingress.inbound import key_of
 from services.executor.store import positions
 from services.executor.store.projected import ProjectedObject
 from tests.integration.executor.delivery_bench import DeliveryBench, delivery_bench, subscription
@@ -117,7 +118,7 @@ async def test_what_an_endpoint_lets_nobody_see_no_consumer_is_told(
     door = ProjectedObject("WebhookEndpoint", uuid4(), "in", 0, {"redact": ["$.user.email"]})
     await out.want(subscription("none", is_active=False), door)
     body = b'{"user":{"email":"zoe@example.com"}}'
-    event = Event(out.tenant_id, door, "user.joined", "k", {}, None, body)
+    event = Event(out.tenant_id, door, "user.joined", key_of(body), {}, None, body)
     key = await out.keys.lease_key(out.tenant_id)
     async with out.database.tenant(out.tenant_id) as tx:
         await accepting.accept(tx, [accepting.draft(event, [], key)])
@@ -126,6 +127,8 @@ async def test_what_an_endpoint_lets_nobody_see_no_consumer_is_told(
         (told,) = one.told
         assert told.event.body == f'{{"user":{{"email":"{MASK}"}}}}'.encode()
         assert told.event.redacted
+        # Whoever knows the rest could find the address by this.
+        assert told.event.key == ""
 
 
 async def test_a_consumer_is_told_what_was_there_and_then_what_comes_as_it_came(

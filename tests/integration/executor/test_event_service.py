@@ -1,5 +1,6 @@
 """EventService over gRPC: published, listed, opened, traced to what came of them, and tests sent."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from services.chassis.secret import MASK
 from services.chassis.status import from_rpc_error
 from services.executor.events import accepting
 from services.executor.events.accepting import Event
+from services.executor.ingress.inbound import key_of
 from services.executor.registry.credentials import LeasedKey
 from services.executor.store import projected
 from services.executor.store.projected import ProjectedObject
@@ -29,9 +31,14 @@ from tests.integration.executor.delivery_bench import (
     subscription,
 )
 from tests.integration.executor.event_calls import event_calls
+from tests.integration.executor.ingress_house import Admin
 
 Stub: TypeAlias = "pb_grpc.EventServiceAsyncStub"
 PARENT = "tenants/acme"
+BLOCKED = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+)
 
 
 @pytest.fixture
@@ -280,6 +287,29 @@ async def test_another_tenants_events_are_not_there(
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+async def test_two_who_publish_the_same_in_opposite_order_do_not_stand_in_each_others_way(
+    out: DeliveryBench, stub: Stub, admin: Admin
+) -> None:
+    async def waiting(many: int) -> None:
+        async with asyncio.timeout(20):
+            while (await (await admin.execute(BLOCKED)).fetchone()) != (many,):
+                await asyncio.sleep(0.01)
+
+    key = await out.keys.lease_key(out.tenant_id)
+    held = Event(out.tenant_id, None, "invoice.paid", "m", {}, {}, b"{}")
+    async with out.database.tenant(out.tenant_id) as tx:
+        await accepting.accept(tx, [accepting.draft(held, [], key)])
+        calls = []
+        # Each has taken its first one in when it comes to the one that is held.
+        for count, keys in enumerate((["a", "m", "z"], ["z", "m", "a"]), start=1):
+            given = [new(key=each) for each in keys]
+            calls.append(asyncio.create_task(publish(stub, *given)))
+            await waiting(count)
+    there, back = await asyncio.gather(*calls)
+    assert there == back[::-1]
+    assert there[1] == f"{PARENT}/events/{held.id}"
+
+
 async def test_what_an_inbound_endpoint_redacts_is_masked_in_what_is_shown_and_nowhere_else(
     out: DeliveryBench, stub: Stub
 ) -> None:
@@ -288,7 +318,8 @@ async def test_what_an_inbound_endpoint_redacts_is_masked_in_what_is_shown_and_n
     bodies = (b'{"user": {"email": "zoe@example.com"}, "n": 1.0}', b"email=zoe@example.com")
     key = await out.keys.lease_key(out.tenant_id)
     for number, body in enumerate(bodies):
-        event = Event(out.tenant_id, door, "user.joined", f"k{number}", {}, None, body, uuid7())
+        given = f"k{number}" if number else key_of(body)
+        event = Event(out.tenant_id, door, "user.joined", given, {}, None, body, uuid7())
         async with out.database.tenant(out.tenant_id) as tx:
             await accepting.accept(tx, [accepting.draft(event, [], key)])
         names.append(f"{PARENT}/events/{event.id}")
@@ -298,10 +329,21 @@ async def test_what_an_inbound_endpoint_redacts_is_masked_in_what_is_shown_and_n
         found = [await stub.GetEvent(pb.GetEventRequest(name=name)) for name in names]
         return [(each.body, each.redacted) for each in found]
 
+    async def keys() -> list[tuple[str, ...]]:
+        """Each event's, newest first, wherever it is shown."""
+        page = await stub.ListEvents(pb.ListEventsRequest(parent=PARENT))
+        traces = [await stub.TraceEvent(pb.TraceEventRequest(name=e.name)) for e in page.events]
+        found = [await stub.GetEvent(pb.GetEventRequest(name=e.name)) for e in page.events]
+        shown = zip(page.events, [each.event for each in traces], found, strict=True)
+        return [tuple(each.key for each in one) for one in shown]
+
     masked = f'{{"user":{{"email":"{MASK}"}},"n":1.0}}'.encode()
     assert await got(door) == [(masked, True), (b"", True)]
+    # By the key that is made of the whole body what is masked could be guessed.
+    assert await keys() == [("k1",) * 3, ("",) * 3]
     # It is what the endpoint says now that counts: what is stored is as it came.
     assert await got(replace(door, spec={"redact": []})) == [(body, False) for body in bodies]
+    assert await keys() == [("k1",) * 3, (key_of(bodies[0]),) * 3]
     assert await got(replace(door, object_id=uuid4())) == [(body, False) for body in bodies]
     # What people are not shown, subscriptions see.
     away = subscription("away", endpoint="in", filter='event.payload.user.email != ""')

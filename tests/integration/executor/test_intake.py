@@ -85,6 +85,18 @@ async def test_those_that_come_at_once_share_transactions(counting: Counting, ad
         assert await count(admin, table) == 20
 
 
+async def test_large_ones_share_a_transaction_with_few(
+    counting: Counting, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafts = [drafted(each, "k") for each in await tenants_of(counting, 12)]
+    monkeypatch.setattr(intake, "LARGEST", 2 * len(drafts[0].kept.body) + 1)
+    assert await accepted(Intake(counting), drafts) == [each.event.id for each in drafts]
+    together = await admin.execute(
+        "SELECT count(*) FROM executor.events GROUP BY xmin ORDER BY 1 DESC"
+    )
+    assert [many for (many,) in await together.fetchall()] == [3, 3, 3, 1, 1, 1]
+
+
 async def test_of_one_that_is_bad_nothing_stays_and_all_others_are_kept(
     counting: Counting, admin: Admin
 ) -> None:

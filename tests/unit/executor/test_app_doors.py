@@ -27,6 +27,7 @@ def connection(name: str, integration: str, account: str, active: bool = True) -
 
 def test_an_endpoint_with_a_secret_owns_and_one_without_receives() -> None:
     owner, receiver = endpoint("in", "chat", secret="s"), endpoint("mine", "chat")
+    receiver.spec["app_owner"] = "acme"
     objects = [
         one("Integration", "chat", provider="slack"),
         one("Integration", "books", provider="quickbooks"),
@@ -43,8 +44,8 @@ def test_an_endpoint_with_a_secret_owns_and_one_without_receives() -> None:
     assert owned(objects) == [Owned(owner.object_id, "slack", "main", "in")]
     mine: tuple[UUID, str, str] = (receiver.object_id, "slack", "main")
     assert claimed(objects) == [
-        Claimed(*mine, "T0", "mine", active=False),
-        Claimed(*mine, "T1", "mine", active=True),
-        Claimed(*mine, "T2", "mine", active=True),
+        Claimed(*mine, "T0", "mine", active=False, app_owner="acme"),
+        Claimed(*mine, "T1", "mine", active=True, app_owner="acme"),
+        Claimed(*mine, "T2", "mine", active=True, app_owner="acme"),
     ]
     assert (owned([]), claimed([])) == ([], [])

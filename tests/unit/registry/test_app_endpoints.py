@@ -13,7 +13,7 @@ from services.registry.wanted.objects import Complete, Declared, absent_fields
 
 CATALOG = Catalog.load()
 OWNER: dict[str, Any] = {"integration": "chat", "secret": "hook", "app": "main", "tenants": ["*"]}
-RECEIVER: dict[str, Any] = {"integration": "chat", "app": "main"}
+RECEIVER: dict[str, Any] = {"integration": "chat", "app": "main", "app_owner": "acme"}
 
 
 def made(kind: str, name: str, **spec: Any) -> Complete:
@@ -55,6 +55,10 @@ def test_an_owner_and_a_receiver_are_right() -> None:
         (OWNER | {"app": "Main"}, "spec.app"),
         (OWNER | {"integration": "code"}, "spec.app"),
         (RECEIVER | {"integration": "code"}, "spec.app"),
+        (RECEIVER | {"app_owner": ""}, "spec.app_owner"),
+        (RECEIVER | {"app_owner": "*"}, "spec.app_owner"),
+        (OWNER | {"app_owner": "acme"}, "spec.app_owner"),
+        ({"integration": "chat", "secret": "hook", "app_owner": "acme"}, "spec.app_owner"),
         (OWNER | {"auth": "NONE"}, "spec.auth"),
         (
             {"direction": "OUTBOUND", "url": "https://a.example", "secret": "hook", "app": "main"},

@@ -463,7 +463,7 @@ class Event(_message.Message):
     endpoint_uid: _builtins.str
     """The inbound endpoint it came by, by its id; empty: it was published."""
     key: _builtins.str
-    """By which a redelivery of it is known."""
+    """By which a redelivery of it is known; empty where it would tell what `redact` keeps back."""
     body: _builtins.bytes
     """Its bytes, as they came; only in GetEvent."""
     redacted: _builtins.bool

@@ -1183,6 +1183,7 @@ class WebhookEndpointSpec(_message.Message):
     TENANTS_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     REDACT_FIELD_NUMBER: _builtins.int
+    APP_OWNER_FIELD_NUMBER: _builtins.int
     direction: _builtins.str
     """Which way the events go."""
     integration: _builtins.str
@@ -1206,6 +1207,10 @@ class WebhookEndpointSpec(_message.Message):
     """
     subject: _builtins.str
     """Of an outbound one whose url is a broker's: what it publishes to, `${…}` over `event` in it."""
+    app_owner: _builtins.str
+    """Of one that receives from an app's stream: the tenant that runs the app. Its word is taken for
+    what the provider says; nothing is heard by a stream of anybody else.
+    """
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Of an outbound one: further headers."""
@@ -1241,10 +1246,11 @@ class WebhookEndpointSpec(_message.Message):
         tenants: _abc.Iterable[_builtins.str] | None = ...,
         subject: _builtins.str = ...,
         redact: _abc.Iterable[_builtins.str] | None = ...,
+        app_owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "delivery", b"delivery", "is_active", b"is_active"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "app", b"app", "auth", b"auth", "auth_header", b"auth_header", "credential", b"credential", "delivery", b"delivery", "direction", b"direction", "headers", b"headers", "integration", b"integration", "is_active", b"is_active", "redact", b"redact", "secret", b"secret", "subject", b"subject", "tenants", b"tenants", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "app", b"app", "app_owner", b"app_owner", "auth", b"auth", "auth_header", b"auth_header", "credential", b"credential", "delivery", b"delivery", "direction", b"direction", "headers", b"headers", "integration", b"integration", "is_active", b"is_active", "redact", b"redact", "secret", b"secret", "subject", b"subject", "tenants", b"tenants", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
     _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015
