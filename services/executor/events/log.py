@@ -1,14 +1,12 @@
 """Events as people look at them: page by page, and one as it came."""
 
-import asyncio
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from services.chassis import pages
 from services.chassis.database import Database
 from services.chassis.errors import FailedPrecondition, NotFound
-from services.executor.events.retelling import opened
-from services.executor.redacting import rules_of, shown
+from services.executor.events.retelling import opened, shown_of
 from services.executor.registry.credentials import Secrets
 from services.executor.store import event_pages as store
 from services.executor.store.event_pages import Noted
@@ -74,6 +72,5 @@ class EventLog:
                 "the event is there, but what it says does not open any more",
                 reason="PAYLOAD_UNREADABLE",
             )
-        rules = rules_of(endpoint.spec if endpoint else None)
-        seen = await asyncio.to_thread(shown, said.body, rules) if rules else said.body
-        return Seen(noted, said, seen)
+        endpoints = {endpoint.object_id: endpoint} if endpoint else {}
+        return Seen(noted, said, (await shown_of(noted, said, endpoints)).body)
