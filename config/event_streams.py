@@ -22,6 +22,7 @@ from config.look import CALL_S, add_executor_option, shown
 from config.render import printable
 from services.chassis import strict_json
 from services.chassis.ids import format_tenant
+from services.chassis.status import from_rpc_error
 
 Stub = event_service_pb2_grpc.EventServiceStub
 
@@ -138,7 +139,12 @@ class _Acknowledging:
     def tell(self) -> None:
         """Acknowledge what is done with by now."""
         if self._request.position:
-            self._stub.AcknowledgeEvents(self._request, timeout=CALL_S)
+            try:
+                self._stub.AcknowledgeEvents(self._request, timeout=CALL_S)
+            except grpc.RpcError as error:
+                # Somebody moved the group: what was told before that is told anew, and counts then.
+                if from_rpc_error(error).code != "GROUP_WAS_RESET":
+                    raise
         self._request.position, self._told_at = "", time.monotonic()
 
 

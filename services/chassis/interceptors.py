@@ -99,6 +99,11 @@ class Call:
             raise errors.NotFound(f"tenants/{self.tenant} does not exist")
         return self.tenant_id
 
+    def check(self, permission: str) -> None:
+        """Raise PermissionDenied where the caller has not, now, what the rule does not ask for."""
+        if not self.principal.may(permission, self.tenant):
+            raise denied(permission, self.tenant)
+
 
 Gate = Callable[[Call], Awaitable[None]]
 

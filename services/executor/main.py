@@ -62,6 +62,7 @@ from services.executor.events.consuming import Consumers
 from services.executor.events.log import EventLog
 from services.executor.events.publishing import Publishing
 from services.executor.events.replaying import Replaying
+from services.executor.events.streaming import Stream
 from services.executor.events.traces import EventTraces
 from services.executor.executions import scheduler
 from services.executor.executions.activity import Activities
@@ -181,7 +182,7 @@ async def _calls(wired: Wired) -> AsyncIterator[Ports]:
         serving(services, [*gates.in_order(), counter.follow], listen) as port,
     ):
         yield {"grpc": port}
-        # Consumers would otherwise hold up the drain for the whole of its grace.
+        # Consumers and streams would otherwise hold up the drain for the whole of its grace.
         wired.arrivals.close()
 
 
@@ -204,11 +205,13 @@ def _deliveries(database: Database, switchboard: Switchboard) -> DeliveryService
 def _events(wired: Wired) -> EventServicer:
     database, registry, evaluator = wired.database, wired.registry, wired.evaluator
     seal, log = wired.settings.seal_payloads, EventLog(database, registry)
+    publishing = Publishing(database, registry, evaluator, seal=seal)
     return EventServicer(
-        Publishing(database, registry, evaluator, seal=seal),
+        publishing,
         log,
         EventTraces(database, log, evaluator),
         Trials(database, registry, seal=seal),
+        Stream(publishing, wired.arrivals),
         Consumers(database, registry, evaluator, wired.arrivals),
         Replaying(database, registry, evaluator),
     )

@@ -204,6 +204,7 @@ CONSUMER_GROUPS = Table(
     _column("claim_id", Uuid, nullable=True),
     _column("lease_until", TIME, nullable=True),
     _column("used_at", TIME),
+    _column("generation", BigInteger),
 )
 
 REPLAYS = Table(

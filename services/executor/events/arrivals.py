@@ -37,7 +37,16 @@ class Arrivals:
         self._poll_s = poll_s
         self._waiting: defaultdict[UUID, set[_Waiter]] = defaultdict(set)
         self._anybody = asyncio.Event()
-        self.closed = False
+        self._end = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the server drains."""
+        return self._end.is_set()
+
+    async def end(self) -> None:
+        """Return once the server drains."""
+        await self._end.wait()
 
     async def follow(self) -> None:
         """Look for as long as the service runs."""
@@ -53,7 +62,7 @@ class Arrivals:
 
     def close(self) -> None:
         """Wake all for good: a server that drains would wait for them in vain."""
-        self.closed = True
+        self._end.set()
         for waiters in self._waiting.values():
             for each in waiters:
                 each.woken.set()

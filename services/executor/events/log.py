@@ -1,22 +1,21 @@
 """Events as people look at them: page by page, and one as it came."""
 
-import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from services.chassis import pages
 from services.chassis.database import Database
 from services.chassis.errors import FailedPrecondition, NotFound
-from services.executor.events.accepting import OF_BODY, PUBLISHED
-from services.executor.events.retelling import opened
-from services.executor.redacting import rules_of, shown
+from services.executor.events.accepting import PUBLISHED
+from services.executor.events.retelling import known_by, opened, shown_of, tells_of_body
 from services.executor.registry.credentials import Secrets
 from services.executor.store import event_pages as store
 from services.executor.store import projected
 from services.executor.store.event_pages import Noted
 from services.executor.store.events import Kept
 from services.executor.store.execution_pages import NEWEST
+from services.executor.store.projected import ProjectedObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +60,10 @@ class EventLog:
         before = UUID(after) if after else NEWEST
         found = await store.page(self._database, query.tenant_id, query.type, before, size + 1)
         token = pages.next_token(str(found[size - 1].id), *marks) if len(found) > size else ""
-        rules = await rules_for(self._database, query.tenant_id, filter(_tells, found))
-        seen = [known_by(each, rules.get(each.endpoint_id, ())) for each in found[:size]]
+        endpoints = await endpoints_for(
+            self._database, query.tenant_id, filter(tells_of_body, found)
+        )
+        seen = [known_by(each, endpoints) for each in found[:size]]
         return EventPage(tuple(seen), token)
 
     async def get(self, tenant_id: UUID, event_id: UUID) -> Seen:
@@ -79,26 +80,14 @@ class EventLog:
                 "the event is there, but what it says does not open any more",
                 reason="PAYLOAD_UNREADABLE",
             )
-        rules = rules_of(endpoint.spec if endpoint else None)
-        seen = await asyncio.to_thread(shown, said.body, rules) if rules else said.body
-        return Seen(known_by(noted, rules), said, seen)
+        endpoints = {endpoint.object_id: endpoint} if endpoint else {}
+        seen = await shown_of(noted, said, endpoints)
+        return Seen(known_by(noted, endpoints), said, seen.body)
 
 
-async def rules_for(
+async def endpoints_for(
     database: Database, tenant_id: UUID, events: Iterable[Noted]
-) -> Mapping[UUID, Sequence[str]]:
-    """What the endpoints that events came by let nobody see, by the endpoints' ids."""
+) -> Mapping[UUID, ProjectedObject]:
+    """The endpoints that events came by, as far as they are there now, by their ids."""
     came_by = {each.endpoint_id for each in events} - {PUBLISHED}
-    return await projected.redacting(database, tenant_id, came_by) if came_by else {}
-
-
-def known_by(noted: Noted, rules: Sequence[str]) -> Noted:
-    """An event as people may know it: not by what its body is, where they must not see all of it.
-
-    Whoever has the rest of a body could try what is masked in it until the key is the same.
-    """
-    return replace(noted, delivery_key="") if rules and _tells(noted) else noted
-
-
-def _tells(noted: Noted) -> bool:
-    return noted.delivery_key.startswith(OF_BODY)
+    return await projected.endpoints_of(database, tenant_id, came_by) if came_by else {}

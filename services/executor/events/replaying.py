@@ -3,14 +3,18 @@
 Batch by batch, each a transaction with what it begins and how far it is: whoever is cut short goes
 on by the same request, and begins nothing twice. What is delivered again to an endpoint by the same
 subscription has the `webhook-id` it had before, so that its receiver may know it.
+
+Which events a replay is of is settled when it begins: none that comes in later, and none that is
+still on its way then, since what commits behind a replay would be passed over.
 """
 
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -26,28 +30,39 @@ from services.executor.deliveries.policies import KIND as DELIVERY
 from services.executor.engine import lanes
 from services.executor.engine.work import Started
 from services.executor.events import accepting, routing
-from services.executor.events.retelling import is_subscribed, opened, retold, source_of
+from services.executor.events.retelling import is_subscribed, opened, retold, shown_of, source_of
 from services.executor.events.routing import Subscribed, Told
 from services.executor.events.selecting import ALL, Selection
 from services.executor.registry.credentials import LeasedKey, Secrets
 from services.executor.store import positions, projected
 from services.executor.store import replays as store
+from services.executor.store.events import Kept
 from services.executor.store.positions import Found
 from services.executor.store.projected import ProjectedObject
 from services.executor.store.replays import Progress, Route
 
 log = logging.getLogger(__name__)
 
-BATCHES: Final = 50
-"""Of one call, of up to `positions.PAGE` events each; the rest is another call's."""
+MOST: Final = 5000
+"""Events that one call looks at, and a page more at most; the rest is another call's."""
+LONGEST_S: Final = 20.0
+"""After that a call ends with its batch, and leaves the rest to another one."""
+STARTS: Final = 50
+"""What a batch may begin at once; what a single event begins always goes together."""
+OF_QUOTA: Final = 10
+"""A batch takes one part in so many of what the tenant may begin in an hour at most: else it would
+have to wait until the tenant has begun nothing for as long."""
+SETTLED: Final = timedelta(seconds=5)
+"""The longest that a writing transaction lasts: an id that is older is there, or never will be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
     """Which events are to be routed again: those from `since` on, and before `until`.
 
-    Without `until`, up to the first call. By one `subscription`, where it is said. Without
-    `request_id` nothing is begun, and only said what would be.
+    Without `until`, or with a later one, up to `SETTLED` before the first call. By one
+    `subscription`, where it is said. Without `request_id` nothing is begun, and only said what
+    would be.
     """
 
     tenant_id: UUID
@@ -80,17 +95,22 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What is wanted now: subscriptions, endpoints by id, and the only one that counts, if any."""
+    """What is wanted now: subscriptions, endpoints by id, and the only one that counts, if any.
+
+    `most`: what a batch may begin.
+    """
 
     to: Subscribed
     endpoints: Mapping[UUID, ProjectedObject]
     only: UUID | None
+    most: int
 
 
 @dataclass(slots=True)
 class _Batch:
     """What routing some events again comes to."""
 
+    looked_at: int = 0
     events: int = 0
     unreadable: int = 0
     starts: list[Started] = field(default_factory=list)
@@ -117,13 +137,13 @@ class Replaying:
         secrets: Secrets,
         evaluator: Evaluator,
         clock: Callable[[], datetime] = utc_now,
-        batches: int = BATCHES,
+        most: int = MOST,
     ) -> None:
         self._database = database
         self._secrets = secrets
         self._evaluator = evaluator
         self._clock = clock
-        self._batches = batches
+        self._most = most
 
     async def replay(self, what: Replay, doer: Doer) -> Replayed:
         """Route events again, the oldest first; the answer counts for all calls up to now.
@@ -136,19 +156,26 @@ class Replaying:
             raise invalid("until", "must be later than since")
         wanted, progress = await self._wanted(what), await self._progress(what)
         key = await self._secrets.lease_key(what.tenant_id)
-        for _ in range(self._batches):
-            ids = progress.after_id, progress.until_id
-            page = await positions.between(self._database, what.tenant_id, ids, wanted.only)
+        page: Sequence[Found] = ()
+        looked_at, ends_at = 0, time.monotonic() + LONGEST_S
+        while True:
+            # What is left over of a page is the next batch, unless somebody else was faster.
+            page = [each for each in page if each.noted.id > progress.after_id]
+            if not page:
+                ids = progress.after_id, progress.until_id
+                page = await positions.between(self._database, what.tenant_id, ids, wanted.only)
             if not page:
                 return Replayed(replace(progress, after_id=progress.until_id), "")
-            batch = await self._routed(what, page, wanted, key)
-            now = batch.added(progress, page[-1].noted.id)
+            batch = await self._routed(what, page, wanted, key, ends_at)
+            looked_at += batch.looked_at
+            now = batch.added(progress, page[batch.looked_at - 1].noted.id)
             progress = (
                 now
                 if what.request_id is None
                 else await self._kept(what, what.request_id, (progress, now), batch, doer)
             )
-        return Replayed(progress, pages.next_token(_written(progress), *what.marks()))
+            if looked_at >= self._most or time.monotonic() >= ends_at:
+                return Replayed(progress, pages.next_token(_written(progress), *what.marks()))
 
     async def _wanted(self, what: Replay) -> _Wanted:
         """What there is to route by. Raises NotFound for a name that is not there."""
@@ -165,12 +192,15 @@ class Replaying:
                 raise NotFound(f"webhookEndpoints/{what.endpoint} does not exist")
             (only,) = named
         to = await routing.subscribed(self._database, what.tenant_id, subscriptions)
-        return _Wanted(to, {each.object_id: each for each in endpoints}, only)
+        quota = await store.quota(self._database, what.tenant_id)
+        most = STARTS if quota is None else min(STARTS, max(1, quota // OF_QUOTA))
+        return _Wanted(to, {each.object_id: each for each in endpoints}, only, most)
 
     async def _progress(self, what: Replay) -> Progress:
         """How far the replay is: by what is kept of it, or by the token where nothing is."""
         said = pages.after_of(what.page_token, *what.marks())
-        until = uuid7_floor(what.until or self._clock())
+        settled = self._clock() - SETTLED
+        until = uuid7_floor(min(what.until or settled, settled))
         start = _read(said) if said else Progress(_before(uuid7_floor(what.since)), _before(until))
         if what.request_id is None:
             return start
@@ -187,16 +217,28 @@ class Replaying:
         return progress
 
     async def _routed(
-        self, what: Replay, page: Sequence[Found], wanted: _Wanted, key: LeasedKey
+        self,
+        what: Replay,
+        page: Sequence[Found],
+        wanted: _Wanted,
+        key: LeasedKey,
+        ends_at: float,
     ) -> _Batch:
-        """What some events begin, if they are wanted; outside any transaction."""
+        """What the first of some events begin, if they are wanted; outside any transaction."""
         ids = [each.noted.id for each in page]
         messages = await store.messages(self._database, what.tenant_id, ids)
         batch = _Batch()
         for found in page:
             # A test is for its endpoint alone, whatever is subscribed.
             if found.noted.type != trials.TYPE and what.selection.is_of_types(found.noted.type):
-                await self._route(what, found, wanted, (key, messages), batch)
+                begun = await self._route(what, found, wanted, (key, messages), batch)
+                if batch.starts and begun and len(batch.starts) + len(begun) > wanted.most:
+                    break
+                batch.starts += begun
+                batch.events += bool(begun)
+            batch.looked_at += 1
+            if time.monotonic() >= ends_at:
+                break
         return batch
 
     async def _route(
@@ -206,23 +248,32 @@ class Replaying:
         wanted: _Wanted,
         by: tuple[LeasedKey, Mapping[Route, UUID]],
         batch: _Batch,
-    ) -> None:
+    ) -> list[Started]:
+        """What an event begins, if it is wanted."""
         said = await opened(self._secrets, found.kept)
         if said is None:
             batch.unreadable += 1
-            return
+            return []
+        if not await self._takes(what, found, said, wanted):
+            return []
         event = retold(found.noted, said, wanted.endpoints)
         context = accepting.as_context(event)
         view = self._evaluator.seeing({"event": context}, what.tenant_id)
-        if not await what.selection.takes(context, view):
-            return
         source = source_of(found.noted, event)
         asked = [each for each in wanted.to.subscriptions if is_subscribed(each, source)]
         taking = await routing.routes(Subscribed(asked, wanted.to.targets), context, view)
         key, messages = by
         told = Told(what.tenant_id, event.id, context, event.body, messages)
-        batch.starts += routing.started(told, taking, key)
-        batch.events += bool(taking)
+        return routing.started(told, taking, key)
+
+    async def _takes(self, what: Replay, found: Found, said: Kept, wanted: _Wanted) -> bool:
+        """Whether the caller wants an event, by what people are shown of it."""
+        if not what.selection.filter:
+            return True
+        shown = await shown_of(found.noted, said, wanted.endpoints)
+        context = accepting.as_context(retold(found.noted, shown, wanted.endpoints))
+        view = self._evaluator.seeing({"event": context}, what.tenant_id)
+        return await what.selection.takes(context, view)
 
     async def _kept(
         self,

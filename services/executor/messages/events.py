@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 from google.protobuf.json_format import MessageToDict
@@ -13,7 +14,7 @@ from services.chassis.expressions import Json, plain
 from services.chassis.ids import parse_name, uuid7_time
 from services.chassis.interceptors import Call
 from services.executor.events.accepting import PUBLISHED
-from services.executor.events.consuming import Acknowledgement, Told, Wish
+from services.executor.events.consuming import CONSUME, Acknowledgement, Told, Wish
 from services.executor.events.log import EventPage, EventQuery, Seen
 from services.executor.events.publishing import LARGEST, NewEvent
 from services.executor.events.replaying import Replay, Replayed
@@ -58,6 +59,7 @@ def wish(request: pb.SubscribeEventsRequest, call: Call) -> Wish:
         selection=_selection(request.types, request.filter),
         group=request.group,
         start=_start(request),
+        check_member=partial(call.check, CONSUME),
     )
 
 

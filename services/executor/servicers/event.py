@@ -26,11 +26,12 @@ class EventServicer:
         log: EventLog,
         traces: EventTraces,
         trials: Trials,
+        stream: Stream,
         consumers: Consumers,
         replaying: Replaying,
     ) -> None:
         self._publishing = publishing
-        self._stream = Stream(publishing)
+        self._stream = stream
         self._consumers = consumers
         self._replaying = replaying
         self._log = log
@@ -66,7 +67,8 @@ class EventServicer:
         self, request: pb.AcknowledgeEventsRequest, call: Call
     ) -> pb.AcknowledgeEventsResponse:
         """Move a group's position."""
-        moved = await self._consumers.acknowledge(messages.acknowledgement(request, call))
+        done = messages.acknowledgement(request, call)
+        moved = await self._consumers.acknowledge(done, doer_of(call))
         return pb.AcknowledgeEventsResponse(position=moved)
 
     async def ReplayEvents(

@@ -1,14 +1,16 @@
 """Groups of consumers: how far each has acknowledged, and which of its members reads now.
 
 A member reads under a lease by the database's clock; one that lets it lapse keeps its claim until
-another takes it.
+another takes it. Each reset begins a new generation: what was told in an older one moves nothing.
 """
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
+    BigInteger,
     Integer,
     Interval,
     String,
@@ -17,6 +19,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    literal,
     null,
     or_,
     select,
@@ -25,12 +28,21 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
-from services.chassis.database import Database, Statement
+from services.chassis.database import Bound, Database, Statement
 from services.executor.store.positions import HORIZON_XID, Position, xid_of
 from services.executor.tables import CONSUMER_GROUPS as GROUPS
 from services.executor.tables import TENANTS
 
 LEASE_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far a group is, and how often it was reset by then; nobody resets a consumer alone."""
+
+    position: Position
+    generation: int = 0
+
 
 _G = GROUPS.c
 _THE = and_(
@@ -40,9 +52,10 @@ _THE = and_(
 _CLAIM = bindparam("claim", type_=Uuid)
 _LEASE = func.now() + bindparam("lease", type_=Interval)
 _POSITION: Final = (_G.xid, _G.event_id)
+_REACHED: Final = (*_POSITION, _G.generation)
 _TO = {"xid": xid_of("to_xid"), "event_id": bindparam("to_id", type_=Uuid)}
-# Only what has been told: nothing is told from the horizon on, where a new group may begin.
-_TOLD = xid_of("to_xid") <= HORIZON_XID
+# Only what has been told: nothing is told from the horizon on, before which a new group may begin.
+_TOLD = tuple_(*_TO.values()) <= tuple_(HORIZON_XID, literal(UUID(int=0), Uuid))
 
 _HOW_MANY = select(func.count()).select_from(GROUPS)
 MAKE: Final = Statement(
@@ -60,12 +73,12 @@ MAKE: Final = Statement(
     )
     .on_conflict_do_nothing()
 )
-FIND: Final = Statement(select(*_POSITION).where(_THE))
+FIND: Final = Statement(select(*_REACHED).where(_THE))
 CLAIM: Final = Statement(
     update(GROUPS)
     .where(_THE, or_(_G.claim_id.is_(None), _G.claim_id == _CLAIM, _G.lease_until < func.now()))
     .values(claim_id=_CLAIM, lease_until=_LEASE, used_at=func.now())
-    .returning(*_POSITION)
+    .returning(*_REACHED)
 )
 KEEP: Final = Statement(
     update(GROUPS).where(_THE, _G.claim_id == _CLAIM).values(lease_until=_LEASE, used_at=func.now())
@@ -76,21 +89,27 @@ RELEASE: Final = Statement(
 _FORWARD = tuple_(*_POSITION) < tuple_(*_TO.values())
 ACKNOWLEDGE: Final = Statement(
     update(GROUPS)
-    .where(_THE, _TOLD)
+    .where(_THE, _TOLD, _G.generation == bindparam("told_in", type_=BigInteger))
     .values(
         **{name: case((_FORWARD, to), else_=_G[name]) for name, to in _TO.items()},
         used_at=func.now(),
         # Whoever acknowledges is at work, however slowly.
         lease_until=case((_G.claim_id.is_not(None), func.greatest(_G.lease_until, _LEASE))),
     )
-    .returning(*_POSITION)
+    .returning(*_REACHED)
 )
 RESET: Final = Statement(
     update(GROUPS)
     .where(_THE, _TOLD)
     # Who reads now finds the claim gone, and begins anew.
-    .values(**_TO, used_at=func.now(), claim_id=null(), lease_until=null())
-    .returning(*_POSITION)
+    .values(
+        **_TO,
+        used_at=func.now(),
+        claim_id=null(),
+        lease_until=null(),
+        generation=_G.generation + 1,
+    )
+    .returning(*_REACHED)
 )
 
 
@@ -102,18 +121,19 @@ class Group:
         self._tenant_id = tenant_id
         self._the = {"the_tenant_id": tenant_id, "the_name": name}
 
-    async def find(self) -> Position | None:
+    async def find(self) -> Reached | None:
         """How far it has acknowledged; None: there is no such group."""
-        return _position(await self._database.read(self._tenant_id, FIND, **self._the))
+        return _reached(await self._database.read(self._tenant_id, FIND, **self._the))
 
     async def make(self, start: Position, most: int) -> None:
         """Make it where the tenant is enabled, and has fewer than `most` groups."""
         async with self._database.tenant(self._tenant_id) as tx:
             await tx.run(MAKE, **self._the, **_to(start), most=most)
 
-    async def claim(self, member: UUID) -> Position | None:
+    async def claim(self, member: UUID) -> Reached | None:
         """Let a member read, from where it answers; None: another one does."""
-        return await self._changed(CLAIM, claim=member, lease=_LEASED)
+        async with self._database.tenant(self._tenant_id, durable=False) as tx:
+            return _reached(await tx.all(CLAIM, **self._the, claim=member, lease=_LEASED))
 
     async def keep(self, member: UUID) -> bool:
         """Prolong a member's lease; False: another has read meanwhile, or the group was reset."""
@@ -125,19 +145,25 @@ class Group:
         async with self._database.tenant(self._tenant_id, durable=False) as tx:
             await tx.run(RELEASE, **self._the, claim=member)
 
-    async def acknowledge(self, position: Position) -> Position | None:
-        """Move forward; answers where it is then, or None for what nobody was told or no group."""
-        return await self._changed(ACKNOWLEDGE, durable=True, **_to(position), lease=_LEASED)
+    async def acknowledge(self, told: Reached) -> Reached | None:
+        """Move forward; answers where it is then.
 
-    async def reset(self, position: Position) -> Position | None:
-        """Move anywhere; the same answers."""
-        return await self._changed(RESET, durable=True, **_to(position))
+        None for what nobody was told, or not in this generation, or where there is no group.
+        """
+        moved = {**_to(told.position), "told_in": told.generation, "lease": _LEASED}
+        async with self._database.tenant(self._tenant_id) as tx:
+            return _reached(await tx.all(ACKNOWLEDGE, **self._the, **moved))
 
-    async def _changed(
-        self, statement: Statement, *, durable: bool = False, **given: Any
-    ) -> Position | None:
-        async with self._database.tenant(self._tenant_id, durable=durable) as tx:
-            return _position(await tx.all(statement, **self._the, **given))
+    async def reset(self, position: Position, also: Bound) -> Reached | None:
+        """Move anywhere, and begin a generation; the same answers.
+
+        `also` goes in the transaction that moves it.
+        """
+        async with self._database.tenant(self._tenant_id) as tx:
+            moved = _reached(await tx.all(RESET, **self._the, **_to(position)))
+            if moved is not None:
+                await tx.pipeline([also])
+            return moved
 
 
 _LEASED: Final = timedelta(seconds=LEASE_S)
@@ -147,5 +173,8 @@ def _to(position: Position) -> dict[str, Any]:
     return {"to_xid": str(position.xid), "to_id": position.event_id}
 
 
-def _position(rows: list[Any]) -> Position | None:
-    return Position(int(rows[0].xid), rows[0].event_id) if rows else None
+def _reached(rows: list[Any]) -> Reached | None:
+    if not rows:
+        return None
+    (row,) = rows
+    return Reached(Position(int(row.xid), row.event_id), row.generation)

@@ -105,12 +105,11 @@ _MINE = and_(OBJECTS.c.tenant_id == bindparam("tenant_id"), OBJECTS.c.kind == bi
 
 ONE = Statement(select(*_COLUMNS).where(_MINE, OBJECTS.c.name == bindparam("name")))
 ALL_OF = Statement(select(*_COLUMNS).where(_MINE).order_by(OBJECTS.c.name))
-REDACTING = Statement(
-    select(OBJECTS.c.object_id, OBJECTS.c.spec["redact"].label("redact")).where(
+ENDPOINTS_OF = Statement(
+    select(*_COLUMNS).where(
         OBJECTS.c.tenant_id == bindparam("tenant_id"),
         OBJECTS.c.kind == "WebhookEndpoint",
         OBJECTS.c.object_id == any_(bindparam("ids", type_=ARRAY(Uuid))),
-        func.coalesce(OBJECTS.c.spec["redact"].astext, "[]") != "[]",
     )
 )
 SUBSCRIPTIONS_OF = Statement(
@@ -251,12 +250,12 @@ async def all_of(
     return [ProjectedObject(*row) for row in await _rows(source, tenant_id, ALL_OF, kind=kind)]
 
 
-async def redacting(
+async def endpoints_of(
     database: Database, tenant_id: UUID, ids: Iterable[UUID]
-) -> dict[UUID, list[str]]:
-    """What those of some endpoints that redact let nobody see, by their ids."""
-    rows = await database.read(tenant_id, REDACTING, tenant_id=tenant_id, ids=list(ids))
-    return {row.object_id: row.redact for row in rows}
+) -> dict[UUID, ProjectedObject]:
+    """Those of some endpoints that are there, by their ids."""
+    rows = await database.read(tenant_id, ENDPOINTS_OF, tenant_id=tenant_id, ids=list(ids))
+    return {row.object_id: ProjectedObject(*row) for row in rows}
 
 
 async def these(

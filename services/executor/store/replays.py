@@ -19,7 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from services.chassis.database import Database, Statement, Transaction
-from services.executor.tables import DELIVERIES, REPLAYS, TENANTS
+from services.executor.tables import DELIVERIES, REPLAYS, TENANT_LANES, TENANTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,12 @@ MESSAGES: Final = Statement(
     .order_by(*_ROUTE, _D.id)
 )
 
+QUOTA: Final = Statement(
+    select(TENANT_LANES.c.work_per_hour).where(
+        TENANT_LANES.c.tenant_id == bindparam("tenant_id", type_=Uuid)
+    )
+)
+
 Route = tuple[UUID, UUID, str]
 """By event, endpoint and subscription."""
 
@@ -109,6 +115,12 @@ async def advance(
     counts = {f"now_{name}": getattr(now, name) for name in COUNTS}
     moved = {"seen": seen.after_id, "to_id": now.after_id, **counts}
     return await tx.run(ADVANCE, the_tenant_id=tenant_id, the_id=replay_id, **moved) == 1
+
+
+async def quota(database: Database, tenant_id: UUID) -> int | None:
+    """How much work the tenant may begin in an hour; None is without limit."""
+    rows = await database.read(tenant_id, QUOTA, tenant_id=tenant_id)
+    return rows[0].work_per_hour if rows else None
 
 
 async def messages(database: Database, tenant_id: UUID, event_ids: list[UUID]) -> dict[Route, UUID]:

@@ -61,6 +61,7 @@ PLAIN: Final[Mapping[str, frozenset[str]]] = {
     "Execution": frozenset({"state", "create_time"}),
     "Delivery": frozenset({"count", "since", "create_time"}),
     "Event": frozenset({"count", "since", "create_time"}),
+    "ConsumerGroup": frozenset({"position", "create_time"}),
     "KeyVersion": frozenset({"state"}),
     "Credential": frozenset({"version", "reason"}),
 }

@@ -50,6 +50,7 @@ RULES: Final = (
     # What others have got, or have not, they get again.
     RiskRule("Delivery", ANY, ANY, Risk.MEDIUM),
     RiskRule("Event", "replay", ANY, Risk.MEDIUM),
+    RiskRule("ConsumerGroup", "reset", ANY, Risk.MEDIUM),
     # Where calls go.
     RiskRule("Integration", ANY, "spec.base_url", Risk.MEDIUM),
     # How often something runs.

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,10 +17,11 @@ from services.chassis.database import Database
 from services.chassis.errors import PermissionDenied
 from services.chassis.secret import MASK
 from services.chassis.status import from_rpc_error
-from services.executor.events import accepting, consuming
+from services.executor.events import accepting, consuming, retelling
 from services.executor.events.accepting import PUBLISHED, Event
 from services.executor.ingress.inbound import key_of
 from services.executor.store import positions
+from services.executor.store.consumer_groups import Group
 from services.executor.store.projected import ProjectedObject
 from tests.integration.executor.delivery_bench import DeliveryBench, delivery_bench, subscription
 from tests.integration.executor.event_calls import PARENT, EventCalls, event_calls, uid_of
@@ -40,7 +42,8 @@ async def out(
 
 
 @pytest.fixture
-async def calls(out: DeliveryBench) -> AsyncIterator[EventCalls]:
+async def calls(out: DeliveryBench, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EventCalls]:
+    monkeypatch.setattr(consuming, "TURN_S", 0.1)
     async with event_calls(out) as made:
         yield made
 
@@ -129,6 +132,38 @@ async def test_what_an_endpoint_lets_nobody_see_no_consumer_is_told(
         assert told.event.redacted
         # Whoever knows the rest could find the address by this.
         assert told.event.key == ""
+    # Nor can they ask for it by a condition.
+    last = await out.publish("last")
+    asked = "event.type == 'last' || event.payload.user.email == '{}'"
+    async with (
+        consumer(calls, filter=asked.format("zoe@example.com")) as exact,
+        consumer(calls, filter=asked.format(MASK)) as masked,
+    ):
+        await exact.until(lambda: last in exact.events)
+        await masked.until(lambda: last in masked.events)
+        assert (exact.events, masked.events) == ([last], [event.id, last])
+    # Once the endpoint has gone nobody knows any more what it kept back.
+    await out.want(subscription("none", is_active=False))
+    async with consumer(calls) as later, consumer(calls, filter=asked.format(MASK)) as choosy:
+        await later.until(lambda: len(later.told) == 2)
+        assert [(each.event.body, each.event.redacted) for each in later.told] == [
+            (b"", True),
+            (b'{"total":7}', False),
+        ]
+        await choosy.until(lambda: choosy.events == [last])
+
+
+async def test_a_test_of_an_endpoint_is_told_to_who_asks_for_it(
+    out: DeliveryBench, calls: EventCalls
+) -> None:
+    await calls.stub.SendTestEvent(
+        pb.SendTestEventRequest(endpoint=f"{PARENT}/webhookEndpoints/out")
+    )
+    last = await out.publish()
+    async with consumer(calls) as one, consumer(calls, types=["tenon.test"]) as asking:
+        await one.until(lambda: last in one.events)
+        assert one.events == [last]
+        await asking.until(lambda: [each.event.type for each in asking.told] == ["tenon.test"])
 
 
 async def test_a_consumer_is_told_what_was_there_and_then_what_comes_as_it_came(
@@ -258,7 +293,7 @@ async def test_who_acknowledges_keeps_its_turn_and_who_leaves_gives_it_back(
 
 
 async def test_a_group_goes_back_only_where_it_is_told_to(
-    out: DeliveryBench, calls: EventCalls, monkeypatch: pytest.MonkeyPatch
+    out: DeliveryBench, calls: EventCalls, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consuming, "KEEP_S", 0.0)
     ids = [await out.publish() for _ in range(3)]
@@ -267,10 +302,22 @@ async def test_a_group_goes_back_only_where_it_is_told_to(
         first, last = one.position_of(ids[0]), one.position_of(ids[2])
         assert await acknowledge(calls, last) == last
         assert await acknowledge(calls, first) == last
-        assert await acknowledge(calls, first, reset=True) == first
+        back = await acknowledge(calls, first, reset=True)
+        assert back == f"{first}.1"
+        # Whoever is at work with what was told before does not undo it.
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await acknowledge(calls, last)
+        assert from_rpc_error(refused.value).code == "GROUP_WAS_RESET"
+        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         # Whoever reads begins there anew.
         await out.publish()
         await one.until(lambda: one.events[3:5] == ids[1:])
+        again = one.told[4].position
+        assert again == f"{last}.1" and await acknowledge(calls, again) == again
+    rows = await admin.execute("SELECT event FROM executor.audit_outbox")
+    ((told,),) = await rows.fetchall()
+    assert (told["kind"], told["action"], told["object"]) == ("ConsumerGroup", "reset", "billing")
+    assert told["fields"] == [{"path": "position", "after": f'"{first}"'}]
 
 
 async def test_only_what_was_told_can_be_acknowledged(
@@ -292,10 +339,20 @@ async def test_only_what_was_told_can_be_acknowledged(
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await acknowledge(calls, position, reset=reset)
             assert refused.value.code().name == code
+    # What begins with the horizon is not told yet, though a group may begin before it.
+    async with out.database.tenant(out.tenant_id) as tx:
+        late = Event(out.tenant_id, None, "late", "k", {}, None, b"null")
+        await accepting.accept(tx, [accepting.draft(late, [], out.keys.key)])
+        horizon = (await positions.newest(out.database, out.tenant_id)).xid
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await acknowledge(calls, f"{server}.{horizon}.{'f' * 32}")
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        begin = f"{server}.{horizon}.{'0' * 32}"
+        assert await acknowledge(calls, begin) == begin
+        assert (await acknowledge(calls, one.told[0].position, reset=True)).endswith(".1")
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await acknowledge(calls, one.told[0].position, group="absent")
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
-    assert await acknowledge(calls, one.told[0].position) == one.told[0].position
 
 
 @pytest.mark.parametrize(
@@ -317,6 +374,85 @@ async def test_wrong_words_are_refused(said: dict[str, Any], code: str, calls: E
         await one.end()
         assert one.ended is not None and one.ended.code().name == code
         assert one.told == []
+
+
+async def test_a_position_that_the_server_has_not_come_to_is_refused(
+    out: DeliveryBench, calls: EventCalls
+) -> None:
+    await out.publish()
+    async with consumer(calls) as one:
+        await one.until(lambda: len(one.told) == 1)
+    server, xid, event = one.told[0].position.split(".")
+    # As after a restore to a moment before it was told.
+    for group in ({}, {"group": "billing"}):
+        position = f"{server}.{int(xid) + 10**9}.{event}"
+        async with consumer(calls, position=position, **group) as lost:
+            await lost.end()
+            assert lost.ended is not None and lost.ended.code().name == "OUT_OF_RANGE"
+            assert from_rpc_error(lost.ended).code == "POSITION_AHEAD"
+
+
+async def test_who_may_only_read_is_of_no_group(out: DeliveryBench, calls: EventCalls) -> None:
+    await out.publish()
+    async with consumer(calls, group="billing") as one:
+        await one.until(lambda: len(one.told) == 1)
+        calls.may.clear()
+        async with consumer(calls, group="billing") as two, consumer(calls) as alone:
+            await alone.until(lambda: len(alone.told) == 1)
+            for each in (one, two):
+                await each.until(lambda each=each: each.ended is not None)  # type: ignore[misc]
+                assert each.ended is not None
+                assert each.ended.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert two.told == []
+
+
+async def test_who_has_lost_its_turn_meanwhile_is_told_nothing_more(
+    out: DeliveryBench, calls: EventCalls, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consuming, "KEEP_S", 0.0)
+    monkeypatch.setattr(consuming, "TURN_S", 60.0)
+    ids = [await out.publish() for _ in range(2)]
+    taken = asyncio.Event()
+
+    async def slow(secrets: Any, kept: Any) -> Any:
+        if kept.id == ids[1]:
+            # While it is looked at, another one takes over.
+            await admin.execute(
+                "UPDATE executor.consumer_groups SET claim_id = gen_random_uuid(),"
+                " lease_until = now() + interval '1 h'"
+            )
+            taken.set()
+        return await retelling.opened(secrets, kept)
+
+    monkeypatch.setattr(consuming, "opened", slow)
+    async with consumer(calls, group="billing") as one:
+        await asyncio.wait_for(taken.wait(), 5)
+        calls.arrivals.close()
+        await one.end()
+        assert one.events == ids[:1]
+
+
+async def test_those_who_wait_for_their_turn_do_not_ask_together(
+    out: DeliveryBench, calls: EventCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await out.publish()
+    asked: list[tuple[UUID, float]] = []
+    claim = Group.claim
+
+    async def noted(group: Group, member: UUID) -> Any:
+        asked.append((member, time.monotonic()))
+        return await claim(group, member)
+
+    async with consumer(calls, group="billing") as one:
+        await one.until(lambda: len(one.told) == 1)
+        monkeypatch.setattr(Group, "claim", noted)
+        async with consumer(calls, group="billing") as two:
+            await two.until(lambda: len(asked) > 8)
+    moments = [moment for _, moment in asked]
+    gaps = [after - before for before, after in pairwise(moments)]
+    assert len({member for member, _ in asked}) == 1
+    # No more than half of `TURN_S` sooner, and not all alike.
+    assert min(gaps) >= 0.05 and max(gaps) - min(gaps) > 0.01
 
 
 async def test_what_does_not_open_is_told_as_such(out: DeliveryBench, calls: EventCalls) -> None:

@@ -16,6 +16,7 @@ from services.chassis.errors import PermissionDenied
 from services.chassis.status import from_rpc_error
 from services.executor.engine import steering
 from services.executor.engine.steering import Limits
+from services.executor.events import streaming
 from tests.integration.executor.delivery_bench import DeliveryBench, delivery_bench
 from tests.integration.executor.event_calls import PARENT, EventCalls, event_calls, new
 
@@ -150,6 +151,35 @@ async def test_who_may_no_longer_publishes_no_more(out: DeliveryBench, calls: Ev
     assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
     calls.barred.clear()
     assert await stored(calls) == ["k-0"]
+
+
+async def test_a_server_that_drains_says_how_far_a_stream_is(
+    out: DeliveryBench, calls: EventCalls
+) -> None:
+    call: Call = calls.stub.PublishEventStream()
+    await call.write(said(*keyed(0), parent=PARENT))
+    assert (await call.read()).taken == 1
+    calls.arrivals.close()
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await asyncio.wait_for(call.read(), 5)
+    told = from_rpc_error(ended.value)
+    assert (ended.value.code().name, told.code) == ("UNAVAILABLE", "DRAINING")
+    assert told.metadata["taken"] == "1" and await stored(calls) == ["k-0"]
+
+
+async def test_a_tenant_has_so_many_streams_and_no_more(
+    out: DeliveryBench, calls: EventCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "STREAMS_OF_TENANT", 1)
+    call: Call = calls.stub.PublishEventStream()
+    await call.write(said(*keyed(0), parent=PARENT))
+    assert (await call.read()).taken == 1
+    _, error = await publish(calls, [said(*keyed(1), parent=PARENT)])
+    assert error is not None and from_rpc_error(error).code == "STREAMS_EXHAUSTED"
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+    # Its place is another's.
+    assert await publish(calls, [said(*keyed(1), parent=PARENT)]) == ([1], None)
 
 
 async def test_a_stream_without_messages_is_refused(calls: EventCalls) -> None:

@@ -14,11 +14,13 @@ from tenon.executor.v1 import event_service_pb2 as pb
 
 from services.chassis.database import Database
 from services.chassis.ids import uuid7_time
+from services.chassis.secret import MASK
 from services.chassis.status import from_rpc_error
 from services.executor.engine import steering
 from services.executor.engine.steering import Limits
-from services.executor.events import accepting
+from services.executor.events import accepting, replaying
 from services.executor.events.accepting import Event
+from services.executor.events.replaying import SETTLED
 from services.executor.store import positions, projected
 from services.executor.store.projected import ProjectedObject
 from tests.integration.executor.delivery_bench import DeliveryBench, delivery_bench, subscription
@@ -42,7 +44,7 @@ async def out(
 @pytest.fixture
 async def calls(out: DeliveryBench, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EventCalls]:
     monkeypatch.setattr(positions, "PAGE", PAGE)
-    async with event_calls(out, batches=BATCHES) as made:
+    async with event_calls(out, most=BATCHES * PAGE) as made:
         yield made
 
 
@@ -160,6 +162,86 @@ async def test_what_is_asked_for_is_replayed_and_nothing_else(
     assert await out.deliveries() == []
 
 
+async def test_a_condition_sees_no_more_than_the_caller_is_shown(
+    out: DeliveryBench, calls: EventCalls
+) -> None:
+    spec = {"direction": "INBOUND", "is_active": True, "redact": ["$.email"]}
+    door = ProjectedObject("WebhookEndpoint", uuid4(), "in", 0, spec)
+    body = b'{"email":"zoe@example.com"}'
+    hook = Event(out.tenant_id, door, "push", "d-1", {}, None, body)
+    async with out.database.tenant(out.tenant_id) as tx:
+        await accepting.accept(tx, [accepting.draft(hook, [], out.keys.key)])
+        condition = "event.payload.email == 'zoe@example.com'"
+        exact = subscription("exact", endpoint="in", filter=condition)
+        await projected.replace(tx, out.tenant_id, [out.endpoint, door, exact])
+    # A subscription's condition is not the caller's: it sees all.
+    assert (await replay(calls, validate_only=True)).events == 1
+    assert (await replay(calls, validate_only=True, filter=condition)).events == 0
+    masked = f"event.payload.email == '{MASK}'"
+    assert (await replay(calls, validate_only=True, filter=masked)).events == 1
+
+
+async def test_an_end_that_lies_ahead_is_that_of_the_first_call(
+    out: DeliveryBench, calls: EventCalls, admin: Admin
+) -> None:
+    await out.publish()
+    await out.want()
+    request_id, since = uuid4(), datetime.now(UTC) - timedelta(hours=1)
+    until = datetime.now(UTC) + timedelta(hours=1)
+    assert (await replay(calls, request_id, since, until=until)).events == 1
+    # What comes in later has gone its own way.
+    await out.publish()
+    assert (await replay(calls, request_id, since, until=until)).events == 1
+    assert await works(admin) == (2, 2)
+
+
+async def test_what_may_still_be_on_its_way_is_left_to_another_replay(
+    out: DeliveryBench, calls: EventCalls
+) -> None:
+    await out.publish()
+    await out.want()
+    calls.ahead = timedelta()
+    assert (await replay(calls, validate_only=True)).events == 0
+    calls.ahead = SETTLED
+    assert (await replay(calls, validate_only=True)).events == 1
+
+
+async def test_a_call_that_takes_long_leaves_the_rest_to_another_one(
+    out: DeliveryBench, calls: EventCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        await out.publish()
+    await out.want()
+    monkeypatch.setattr(replaying, "LONGEST_S", 0.0)
+    since, token, counts = datetime.now(UTC) - timedelta(hours=1), "", list[int]()
+    while not counts or token:
+        found = await replay(calls, since=since, validate_only=True, page_token=token)
+        counts.append(found.events)
+        token = found.next_page_token
+    assert counts == [1, 2, 3, 3]
+
+
+async def test_a_batch_takes_no_more_than_its_part_of_a_small_quota(
+    out: DeliveryBench, calls: EventCalls, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(positions, "PAGE", 100)
+    for _ in range(5):
+        await out.publish()
+    await out.want()
+    async with out.database.tenant(out.tenant_id) as tx:
+        await steering.govern(tx, out.tenant_id, Limits(work_per_hour=5))
+    # Something of the quota is always used up.
+    await out.publish("user.left")
+    request_id, since = uuid4(), datetime.now(UTC) - timedelta(hours=1)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await replay(calls, request_id, since, types=["invoice.paid"])
+    assert from_rpc_error(refused.value).code == "WORK_QUOTA_EXHAUSTED"
+    assert (await works(admin))[0] == 5
+    await admin.execute("UPDATE executor.tenant_lanes SET quota_at = now() - interval '1 hour'")
+    assert (await replay(calls, request_id, since, types=["invoice.paid"])).events == 5
+    assert (await works(admin))[0] == 6
+
+
 async def test_a_test_of_an_endpoint_is_not_routed_to_others(
     out: DeliveryBench, calls: EventCalls
 ) -> None:
@@ -196,7 +278,7 @@ async def test_a_large_replay_goes_on_call_by_call_and_adds_up(
 
 
 async def test_a_replay_that_is_cut_short_is_gone_on_with_and_begins_nothing_twice(
-    out: DeliveryBench, calls: EventCalls, admin: Admin
+    out: DeliveryBench, calls: EventCalls, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = PAGE * BATCHES
     for _ in range(count):
@@ -205,6 +287,7 @@ async def test_a_replay_that_is_cut_short_is_gone_on_with_and_begins_nothing_twi
     async with out.database.tenant(out.tenant_id) as tx:
         # What two batches take is all that the quota holds.
         await steering.govern(tx, out.tenant_id, Limits(work_per_hour=2 * PAGE))
+    monkeypatch.setattr(replaying, "OF_QUOTA", 2)
     request_id, since = uuid4(), datetime.now(UTC) - timedelta(hours=1)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await replay(calls, request_id, since)

@@ -7,7 +7,7 @@ import pytest
 from tenon.executor.v1 import event_service_pb2 as pb2
 
 from config import event_streams
-from services.chassis.errors import ResourceExhausted, Unavailable
+from services.chassis.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from tests.unit.config.conftest import Registry, Tenon
 
 PARENT = "tenants/acme"
@@ -71,6 +71,19 @@ def test_what_was_told_is_acknowledged_for_the_group(tenon: Tenon, registry: Reg
     assert [each.position for each in done] == ["p-3", "p-5"]
     said = tenon("events", "subscribe", "acme", "--ack")
     assert (said.code, said.err) == (1, "tenon: --ack is for a group (--group)\n")
+
+
+def test_a_group_that_somebody_reset_is_followed_from_there(
+    tenon: Tenon, registry: Registry
+) -> None:
+    reset = FailedPrecondition("the group was reset", reason="GROUP_WAS_RESET")
+    registry.answer("AcknowledgeEvents", reset, pb2.AcknowledgeEventsResponse())
+    sign = pb2.SubscribeEventsResponse(position="p-2")
+    registry.answer("SubscribeEvents", [told(1), sign, told(1)])
+    command = ("events", "subscribe", "acme", "--group", "billing", "--ack", "--limit", "2")
+    said = tenon(*command)
+    assert (said.code, said.err) == (0, "")
+    assert [each.position for each in registry.requests("AcknowledgeEvents")] == ["p-2", "p-1"]
 
 
 def test_one_who_cannot_be_reached_is_given_up(tenon: Tenon, registry: Registry) -> None:

@@ -3,6 +3,7 @@
 from typing import Final
 
 from services.chassis.rules import rule_of
+from services.executor.events.consuming import CONSUME
 from tests.contracts import METHODS
 from tests.granted import GRANTED
 
@@ -53,3 +54,8 @@ def test_each_call_is_for_the_roles_it_is_meant_for() -> None:
         if service == "executor"
     }
     assert found == MAY
+
+
+def test_who_may_only_read_moves_no_group() -> None:
+    (moves,) = [method for _, method in METHODS if method.name == "AcknowledgeEvents"]
+    assert rule_of(moves).permission == CONSUME

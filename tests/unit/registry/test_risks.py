@@ -28,6 +28,7 @@ from services.registry.messages.config import SCHEMAS
         ("ProviderSwitch", "switch_off", ["reason"], Risk.HIGH),
         *(("Delivery", action, [], Risk.MEDIUM) for action in ("retry", "recover")),
         ("Event", "replay", ["count"], Risk.MEDIUM),
+        ("ConsumerGroup", "reset", ["position"], Risk.MEDIUM),
         ("Stranger", "update", ["x"], Risk.LOW),
     ],
 )  # fmt: skip

@@ -195,14 +195,18 @@ class SubscribeEventsRequest(_message.Message):
     group: _builtins.str
     """The group this consumer is of, which is made where there is none; empty: of none."""
     filter: _builtins.str
-    """A CEL expression over `event`, as in a Subscription; an event it has no answer for is left out."""
+    """A CEL expression over `event`, as in a Subscription; an event it has no answer for is left out.
+    It sees what is told here: what `redact` keeps back, it does not see.
+    """
     start: Global___SubscribeEventsRequest.Start.ValueType
     """By a word."""
     position: _builtins.str
     """After a position that was told before."""
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Types such as `invoice.paid`, or `invoice.*` for all of that family; none takes all."""
+        """Types such as `invoice.paid`, or `invoice.*` for all of that family; none takes all but
+        `tenon.test`.
+        """
 
     def __init__(
         self,
@@ -273,7 +277,9 @@ class AcknowledgeEventsRequest(_message.Message):
     position: _builtins.str
     """The last position that is done with, and so is all before it."""
     reset: _builtins.bool
-    """Go back as well. The member who reads now begins there within ten seconds."""
+    """Go back as well. The member who reads now begins there within ten seconds, and what it was told
+    until then it can acknowledge no more.
+    """
     def __init__(
         self,
         *,
@@ -337,7 +343,9 @@ class ReplayEventsRequest(_message.Message):
     endpoint: _builtins.str
     """Only what came by the inbound endpoint of this name; empty: from everywhere."""
     filter: _builtins.str
-    """A CEL expression over `event`; an event it has no answer for is left out."""
+    """A CEL expression over `event`; an event it has no answer for is left out. It sees what GetEvent
+    tells: what `redact` keeps back, it does not see.
+    """
     subscription: _builtins.str
     """Only by the subscription of this name; empty: by all."""
     page_token: _builtins.str
@@ -350,7 +358,9 @@ class ReplayEventsRequest(_message.Message):
 
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
-        """And before then; up to the replay's first call where absent."""
+        """And before then. Up to five seconds before the replay's first call where absent or later: what
+        comes in at that moment may be on its way still, and a replay would pass it over.
+        """
 
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -467,7 +477,9 @@ class Event(_message.Message):
     body: _builtins.bytes
     """Its bytes, as they came; only in GetEvent."""
     redacted: _builtins.bool
-    """The endpoint's `redact` keeps something of the body back, or all where it is no JSON."""
+    """The endpoint's `redact` keeps something of the body back, or all where it is no JSON. All of it is
+    kept back where the endpoint has gone.
+    """
     @_builtins.property
     def receive_time(self) -> _timestamp_pb2.Timestamp:
         """When it came."""

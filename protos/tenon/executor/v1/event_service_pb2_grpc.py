@@ -97,6 +97,7 @@ class EventServiceServicer:
         """Takes events in as they come, for as long as the stream lasts: what is there goes together, all
         of a batch or none, and each answer says how many are on the disk by then. Read the answers while
         you write. An error says how many were taken, too; those stay, and with keys all may be sent anew.
+        A server that drains ends it with UNAVAILABLE (DRAINING).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,14 +106,17 @@ class EventServiceServicer:
     def SubscribeEvents(self, request, context):
         """Tells events as they come in, in an order that is the same for everybody, without end. In a group
         one member is told at a time, from what the group has acknowledged on; the others wait for their
-        turn. What is not acknowledged is told again: each event at least once.
+        turn. What is not acknowledged is told again: each event at least once. A member of a group needs
+        `events.consume` besides. A position that the server has not come to, since it was restored to an
+        earlier moment, is OUT_OF_RANGE (POSITION_AHEAD).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AcknowledgeEvents(self, request, context):
-        """Moves a group's position: everything up to there is done with.
+        """Moves a group's position: everything up to there is done with. What was told before the group was
+        reset is FAILED_PRECONDITION (GROUP_WAS_RESET): let it be, and go on with what is told anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,7 +124,7 @@ class EventServiceServicer:
 
     def ReplayEvents(self, request, context):
         """Routes events again that came in before, by the subscriptions of today, the oldest first: up to
-        5000 a call, batch by batch. Whoever is cut short sends the same request again.
+        5000 or for 20 s a call, batch by batch. Whoever is cut short sends the same request again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

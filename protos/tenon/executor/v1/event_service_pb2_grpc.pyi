@@ -39,17 +39,22 @@ class EventServiceStub:
     """Takes events in as they come, for as long as the stream lasts: what is there goes together, all
     of a batch or none, and each answer says how many are on the disk by then. Read the answers while
     you write. An error says how many were taken, too; those stay, and with keys all may be sent anew.
+    A server that drains ends it with UNAVAILABLE (DRAINING).
     """
     SubscribeEvents: _grpc.UnaryStreamMultiCallable[_event_service_pb2.SubscribeEventsRequest, _event_service_pb2.SubscribeEventsResponse]
     """Tells events as they come in, in an order that is the same for everybody, without end. In a group
     one member is told at a time, from what the group has acknowledged on; the others wait for their
-    turn. What is not acknowledged is told again: each event at least once.
+    turn. What is not acknowledged is told again: each event at least once. A member of a group needs
+    `events.consume` besides. A position that the server has not come to, since it was restored to an
+    earlier moment, is OUT_OF_RANGE (POSITION_AHEAD).
     """
     AcknowledgeEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.AcknowledgeEventsRequest, _event_service_pb2.AcknowledgeEventsResponse]
-    """Moves a group's position: everything up to there is done with."""
+    """Moves a group's position: everything up to there is done with. What was told before the group was
+    reset is FAILED_PRECONDITION (GROUP_WAS_RESET): let it be, and go on with what is told anew.
+    """
     ReplayEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.ReplayEventsRequest, _event_service_pb2.ReplayEventsResponse]
     """Routes events again that came in before, by the subscriptions of today, the oldest first: up to
-    5000 a call, batch by batch. Whoever is cut short sends the same request again.
+    5000 or for 20 s a call, batch by batch. Whoever is cut short sends the same request again.
     """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.ListEventsRequest, _event_service_pb2.ListEventsResponse]
     """A tenant's events without payload, the newest first."""
@@ -73,17 +78,22 @@ class EventServiceAsyncStub(EventServiceStub):
     """Takes events in as they come, for as long as the stream lasts: what is there goes together, all
     of a batch or none, and each answer says how many are on the disk by then. Read the answers while
     you write. An error says how many were taken, too; those stay, and with keys all may be sent anew.
+    A server that drains ends it with UNAVAILABLE (DRAINING).
     """
     SubscribeEvents: _aio.UnaryStreamMultiCallable[_event_service_pb2.SubscribeEventsRequest, _event_service_pb2.SubscribeEventsResponse]  # type: ignore[assignment]
     """Tells events as they come in, in an order that is the same for everybody, without end. In a group
     one member is told at a time, from what the group has acknowledged on; the others wait for their
-    turn. What is not acknowledged is told again: each event at least once.
+    turn. What is not acknowledged is told again: each event at least once. A member of a group needs
+    `events.consume` besides. A position that the server has not come to, since it was restored to an
+    earlier moment, is OUT_OF_RANGE (POSITION_AHEAD).
     """
     AcknowledgeEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.AcknowledgeEventsRequest, _event_service_pb2.AcknowledgeEventsResponse]  # type: ignore[assignment]
-    """Moves a group's position: everything up to there is done with."""
+    """Moves a group's position: everything up to there is done with. What was told before the group was
+    reset is FAILED_PRECONDITION (GROUP_WAS_RESET): let it be, and go on with what is told anew.
+    """
     ReplayEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ReplayEventsRequest, _event_service_pb2.ReplayEventsResponse]  # type: ignore[assignment]
     """Routes events again that came in before, by the subscriptions of today, the oldest first: up to
-    5000 a call, batch by batch. Whoever is cut short sends the same request again.
+    5000 or for 20 s a call, batch by batch. Whoever is cut short sends the same request again.
     """
     ListEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListEventsRequest, _event_service_pb2.ListEventsResponse]  # type: ignore[assignment]
     """A tenant's events without payload, the newest first."""
@@ -116,6 +126,7 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes events in as they come, for as long as the stream lasts: what is there goes together, all
         of a batch or none, and each answer says how many are on the disk by then. Read the answers while
         you write. An error says how many were taken, too; those stay, and with keys all may be sent anew.
+        A server that drains ends it with UNAVAILABLE (DRAINING).
         """
 
     @_abc_1.abstractmethod
@@ -126,7 +137,9 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_event_service_pb2.SubscribeEventsResponse], _abc.AsyncIterator[_event_service_pb2.SubscribeEventsResponse]]:
         """Tells events as they come in, in an order that is the same for everybody, without end. In a group
         one member is told at a time, from what the group has acknowledged on; the others wait for their
-        turn. What is not acknowledged is told again: each event at least once.
+        turn. What is not acknowledged is told again: each event at least once. A member of a group needs
+        `events.consume` besides. A position that the server has not come to, since it was restored to an
+        earlier moment, is OUT_OF_RANGE (POSITION_AHEAD).
         """
 
     @_abc_1.abstractmethod
@@ -135,7 +148,9 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_service_pb2.AcknowledgeEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_service_pb2.AcknowledgeEventsResponse, _abc.Awaitable[_event_service_pb2.AcknowledgeEventsResponse]]:
-        """Moves a group's position: everything up to there is done with."""
+        """Moves a group's position: everything up to there is done with. What was told before the group was
+        reset is FAILED_PRECONDITION (GROUP_WAS_RESET): let it be, and go on with what is told anew.
+        """
 
     @_abc_1.abstractmethod
     def ReplayEvents(
@@ -144,7 +159,7 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_event_service_pb2.ReplayEventsResponse, _abc.Awaitable[_event_service_pb2.ReplayEventsResponse]]:
         """Routes events again that came in before, by the subscriptions of today, the oldest first: up to
-        5000 a call, batch by batch. Whoever is cut short sends the same request again.
+        5000 or for 20 s a call, batch by batch. Whoever is cut short sends the same request again.
         """
 
     @_abc_1.abstractmethod
