@@ -70,6 +70,7 @@ class Worker:
         self._recorder = recorder
         self._limits = limits or WorkerLimits()
         self._running: dict[asyncio.Task[None], Claimed] = {}
+        self._begun: set[Claimed] = set()
         self._cancelled: set[Claimed] = set()
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -168,6 +169,7 @@ class Worker:
         before = len(self._running)
         claimed = self._running.pop(task)
         self._cancelled.discard(claimed)
+        self._begun.discard(claimed)
         self.meters[claimed.kind].ended()
         if before >= self._limits.items:
             self._wake.set()
@@ -176,6 +178,7 @@ class Worker:
 
     async def _run(self, claimed: Claimed, prepared: Any) -> None:
         """Run one item; what it raises ends here."""
+        self._begun.add(claimed)
         with bind(tenant_id=str(claimed.tenant_id), work_id=str(claimed.work_id)):
             try:
                 await self._record(claimed, await self._outcome(claimed, prepared))
@@ -190,7 +193,7 @@ class Worker:
 
     async def _outcome(self, claimed: Claimed, prepared: Any) -> Outcome:
         """Prepare and call; what they raise becomes an outcome too."""
-        if claimed.cancelled:
+        if claimed.cancelled or claimed in self._cancelled:
             return self._given_up(claimed, "CANCELLED")
         if claimed.left_s is not None and claimed.left_s <= 0:
             return self._given_up(claimed, "DEADLINE_EXCEEDED")
@@ -242,7 +245,7 @@ class Worker:
             await asyncio.wait(self._running, timeout=self._limits.grace_s)
         left = list(self._running)
         for task in left:
-            task.cancel()
+            self._interrupt(task)
         await asyncio.gather(*left, return_exceptions=True)
 
     async def _hear_of_work(self) -> None:
@@ -253,10 +256,22 @@ class Worker:
     async def _hear_of_cancels(self) -> None:
         async with aclosing(self._database.listen(lanes.CANCEL_CHANNEL)) as notices:
             async for work_id in notices:
-                for task, claimed in self._running.items():
-                    if str(claimed.work_id) == work_id and claimed not in self._cancelled:
-                        self._cancelled.add(claimed)
-                        task.cancel()
+                self._cancel(work_id)
+
+    def _cancel(self, work_id: str | None) -> None:
+        """End an item, if it runs here, as cancelled."""
+        for task, claimed in self._running.items():
+            if str(claimed.work_id) == work_id and claimed not in self._cancelled:
+                self._cancelled.add(claimed)
+                self._interrupt(task)
+
+    def _interrupt(self, task: asyncio.Task[None]) -> None:
+        """Break an item off; one that has not begun sees by itself that it must not.
+
+        A task that is cancelled before its first step never takes it: its claim would stay.
+        """
+        if self._running[task] in self._begun:
+            task.cancel()
 
     async def _keep_leases(self) -> None:
         """Renew every running claim three times a lease, so that one failure loses none."""

@@ -239,3 +239,19 @@ async def test_four_enqueuers_and_four_workers_strand_nothing(
         await asyncio.gather(*(enqueuer() for _ in range(4)))
         await kind.until(len(enqueued))
     assert kind.ran == Counter(enqueued)
+
+
+async def test_what_is_cancelled_before_it_begins_keeps_no_claim(
+    executor_database: Database, admin: Admin
+) -> None:
+    bench, kind = LaneBench(executor_database), Recorded()
+    await bench.enqueue(bench.item())
+    (claimed,) = await bench.take()
+    worker = Worker(executor_database, {kind.name: kind}, bench.recorder)
+    await worker.start(claimed)
+    # Its task has not taken a step yet.
+    worker._cancel(str(claimed.work_id))
+    await until(lambda: not worker._running)
+    assert kind.given_up == ["CANCELLED"] and not kind.ran
+    left = await (await admin.execute("SELECT count(*) FROM executor.work")).fetchone()
+    assert left == (0,)

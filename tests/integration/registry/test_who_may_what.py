@@ -83,6 +83,8 @@ MAY = {
     "BeginOAuth": {"ADMIN", "SUPER_ADMIN"},
     "CompleteOAuth": {"ADMIN", "SUPER_ADMIN"},
     "CreateConnectLink": {"ADMIN", "SUPER_ADMIN"},
+    "ListConnectLinks": PEOPLE,
+    "RevokeConnectLink": {"ADMIN", "SUPER_ADMIN"},
     "OpenConnectLink": {"EXECUTOR"},
     "RelayOAuth": {"EXECUTOR"},
     "ListKeyVersions": {"SUPER_ADMIN"},
