@@ -16,7 +16,6 @@ _MOST_DIGITS: Final = 11
 
 _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)([smh])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600}
-_DIGITS_OF_64_BITS: Final = 20
 
 _HINTS: Final = {"text": ": put it in quotes", "true or false": ": write true or false"}
 

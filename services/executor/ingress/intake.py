@@ -1,11 +1,11 @@
 """Keeps events of many tenants in shared transactions; each is answered once it is on the disk.
 
-A group is what has come while others were under way, so that nobody waits for company. It takes two
-round trips: receipts, by which redeliveries are known, with the new events; then all that those
-start, with the commit. It holds at most one event of a tenant that starts something: whoever
-enqueued twice would want lanes while holding the tenant lane. Tenants go in one order, as with all
-who wait for the locks of many. On an error nothing of a group stays; it is halved until the bad one
-is alone.
+A group is what has come while others were under way, so that nobody waits for company. It takes one
+round trip: receipts, by which redeliveries are known, with the new events and the commit; or two,
+where events start something, which goes with the commit then. It holds at most one event of a
+tenant that starts something: whoever enqueued twice would want lanes while holding the tenant lane.
+Tenants go in one order, as with all who wait for the locks of many. On an error nothing of a group
+stays; it is halved until the bad one is alone.
 """
 
 import asyncio

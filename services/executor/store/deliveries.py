@@ -31,7 +31,6 @@ ENDED: Final = frozenset({"success", "failed", "dead"})
 
 _D = DELIVERIES.c
 _MINE = _D.tenant_id == bindparam("tenant_id", type_=_D.tenant_id.type)
-_THIS = and_(_MINE, _D.id == bindparam("id", type_=_D.id.type))
 _THE = and_(
     _D.tenant_id == bindparam("the_tenant_id", type_=_D.tenant_id.type),
     _D.id == bindparam("the_id", type_=_D.id.type),

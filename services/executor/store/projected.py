@@ -271,14 +271,6 @@ async def these(
     return {(each.kind, each.name): each for each in found}
 
 
-async def subscriptions_of(
-    source: Transaction | Database, tenant_id: UUID, endpoint: str
-) -> list[ProjectedObject]:
-    """The subscriptions to one endpoint, by name; without one, to what services publish."""
-    rows = await _rows(source, tenant_id, SUBSCRIPTIONS_OF, endpoint=endpoint)
-    return [ProjectedObject(*row) for row in rows]
-
-
 async def published(
     database: Database, tenant_id: UUID, types: Sequence[str]
 ) -> tuple[list[ProjectedObject], list[ProjectedObject]]:
