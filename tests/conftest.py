@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from hypothesis import settings
 from psycopg.conninfo import make_conninfo
 
 from migrations import runner
@@ -26,6 +27,10 @@ TEMPLATE = "template_migrated"
 # Measured, without fsync: 0.04 s against 0.68 s for writing every page to the log.
 COPY = "FILE_COPY"
 Conninfos = tuple[Secret, Secret]
+
+# How long an example takes says more of the machine than of what it shows.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 
 @pytest.fixture(scope="session")
