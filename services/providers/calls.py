@@ -18,7 +18,7 @@ from services.providers.manifest import (
     violations,
     with_defaults,
 )
-from services.providers.urls import expand_path, join, text_of
+from services.providers.urls import expand_path, join, require_within, text_of
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
@@ -48,7 +48,7 @@ class Call:
 
     `{name}` in the path takes its value from `params`, or else from the integration's settings.
     A query value is a scalar or a list of them; None leaves it out. `body` is sent as JSON unless
-    it is None.
+    it is None. `page` is the address of another page of the same list, as an answer told it.
     """
 
     method: str
@@ -57,6 +57,7 @@ class Call:
     query: Mapping[str, object] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: object = field(default=None, repr=False)
+    page: str = field(default="", repr=False)
 
 
 def operation_call(
@@ -96,14 +97,20 @@ def request_for(manifest: Manifest, integration: Integration, call: Call) -> Req
     Raises CallInvalid, UnsafePath or CredentialRefused; none of them holds a value or a secret.
     """
     settings = manifest.config_with_defaults(integration.config)
-    path = expand_path(call.path, {**settings, **call.params})
-    query = _query(call.query)
     method = call.method.upper()
     if method not in _METHODS:
         _refuse([Violation("method", f"must be one of {', '.join(sorted(_METHODS))}")])
-    url = join(base_url_of(manifest, integration), path) + (f"?{query}" if query else "")
+    url = _url(base_url_of(manifest, integration), call, settings)
     headers = _headers(manifest, integration, call, settings)
     return Request(method, url, headers, _body(call.body), integration.credential.only)
+
+
+def _url(base_url: str, call: Call, settings: Mapping[str, object]) -> str:
+    if call.page:
+        return require_within(base_url, call.page)
+    path = expand_path(call.path, {**settings, **call.params})
+    query = _query(call.query)
+    return join(base_url, path) + (f"?{query}" if query else "")
 
 
 def base_url_of(manifest: Manifest, integration: Integration) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from services.chassis import strict_json
 from services.chassis.egress import Egress, Request
@@ -11,7 +11,7 @@ from services.providers.calls import Call, Integration, base_url_of, operation_c
 from services.providers.catalog import Catalog
 from services.providers.failures import Failure, classify
 from services.providers.manifest import Manifest
-from services.providers.pagination import next_request
+from services.providers.pagination import next_url
 
 MAX_PAGES = 1000
 
@@ -24,8 +24,12 @@ class AnswerNotJson(FailedPrecondition):
 
 @dataclass(frozen=True, slots=True)
 class ProviderResponse:
-    """What a provider answered, and what is wrong with it, if anything; header names lower-case."""
+    """What a provider answered at `url`, and what is wrong with it, if anything.
 
+    Header names are lower-case.
+    """
+
+    url: str = field(repr=False)
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
@@ -100,21 +104,30 @@ class ProviderClient:
         call = operation_call(
             manifest, operation, params=params, query=query, config=integration.config
         )
-        style = manifest.operations[operation].pagination
-        request: Request | None = request_for(manifest, integration, call)
         seen: set[str] = set()
-        while request and request.url not in seen and len(seen) < MAX_PAGES:
-            seen.add(request.url)
-            response = await self._exchange(manifest, request, timeout_s=timeout_s)
+        while len(seen) < MAX_PAGES:
+            response = await self.send(integration, call, timeout_s=timeout_s)
             yield response
-            if style is None or response.failure is not None:
-                return
+            seen.add(response.url)
             base_url = base_url_of(manifest, integration)
-            request = next_request(style, request, response.headers, base_url)
+            page = next_page(manifest, operation, response, base_url)
+            if page is None or page in seen:
+                return
+            call = replace(call, page=page)
 
     async def _exchange(
         self, manifest: Manifest, request: Request, *, timeout_s: float | None
     ) -> ProviderResponse:
         answer = await self._egress.send(request, timeout_s=timeout_s)
         failure = classify(manifest, answer.status, answer.headers, self._clock(), answer.body)
-        return ProviderResponse(answer.status, answer.headers, answer.body, failure)
+        return ProviderResponse(request.url, answer.status, answer.headers, answer.body, failure)
+
+
+def next_page(
+    manifest: Manifest, operation: str, response: ProviderResponse, base_url: str
+) -> str | None:
+    """Where the page after this one of a list is; None: it is the last. Raises UnsafePath."""
+    style = manifest.operations[operation].pagination
+    if style is None or response.failure is not None:
+        return None
+    return next_url(style, response.url, response.headers, base_url)

@@ -10,6 +10,7 @@ from services.chassis.constraints import did_you_mean
 from services.chassis.errors import Violation
 from services.providers.app_streams import App
 from services.providers.bodies import BodyPath, at
+from services.providers.streams import Stream
 from services.providers.urls import base_url_problem, template_names
 
 Category = Literal[
@@ -352,6 +353,7 @@ class Manifest(_Part):
     verify: Slug | None = None
     operations: dict[Slug, Operation] = {}
     roles: dict[RoleName, Role] = {}
+    streams: dict[Slug, Stream] = {}
     failures: Failures = Failures()
     oauth2: OAuth2 | None = None
     webhook: Webhook | None = None
@@ -373,6 +375,18 @@ class Manifest(_Part):
             settings = {word.setting for word in role.words.values() if word.setting}
             if unknown := settings - self.config.keys():
                 raise ValueError(f"roles.{name}: no setting is called {min(unknown)}")
+        return self
+
+    @model_validator(mode="after")
+    def _streams_can_be_asked_for(self) -> Self:
+        for name, stream in self.streams.items():
+            operation = self.operations.get(stream.operation)
+            if operation is None or not operation.safe:
+                raise ValueError(f"streams.{name}: {stream.operation} is no safe operation")
+            if stream.cursor and stream.cursor.query not in operation.query:
+                raise ValueError(f"streams.{name}: {stream.cursor.query} is no query parameter")
+            for fault in violations(operation.query, stream.query):
+                raise ValueError(f"streams.{name}: query.{fault.field} {fault.description}")
         return self
 
     def auth_rule(self, credential_type: str) -> AuthRule | None:

@@ -1,12 +1,10 @@
-"""From one page of a list to the request for the next."""
+"""From one page of a list to the next one's address."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Final
 from urllib.parse import urldefrag, urljoin
 
-from services.chassis.egress import Request
 from services.providers.manifest import PaginationStyle
 from services.providers.urls import UnsafePath, require_within
 
@@ -17,16 +15,16 @@ _PARAM: Final = re.compile(
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
 
 
-def next_request(
-    style: PaginationStyle, request: Request, headers: Mapping[str, str], base_url: str
-) -> Request | None:
-    """The request for the page after `request`'s, or None after the last.
+def next_url(
+    style: PaginationStyle, url: str, headers: Mapping[str, str], base_url: str
+) -> str | None:
+    """The address of the page after that at `url`, or None after the last.
 
-    `headers` are those of `request`'s answer, with lower-case names. Raises UnsafePath for a page
-    outside `base_url`: a credential goes with it.
+    `headers` are those of its answer, with lower-case names. Raises UnsafePath for a page outside
+    `base_url`: a credential goes with the request for it.
     """
-    url = _STYLES[style](request.url, headers)
-    return None if url is None else replace(request, url=require_within(base_url, url))
+    found = _STYLES[style](url, headers)
+    return None if found is None else require_within(base_url, found)
 
 
 def links(header: str) -> Iterator[tuple[str, Mapping[str, str]]]:

@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Final
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from aiohttp import web
 
 from services.sandbox.state import Comment, Dispatch, State
 
+_BEGUN: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _MADE: Final = "2026-01-01T00:00:00Z"
 _LOGIN: Final = "tenon-sandbox"
 _MAX_PER_PAGE: Final = 100
@@ -39,13 +41,13 @@ class GitHub:
         return web.json_response({**_user(), "name": "Tenon Sandbox", "created_at": _MADE})
 
     async def list_issues(self, request: web.Request) -> web.Response:
-        """GET issues, newest first, in pages with a Link header."""
+        """GET issues in pages with a Link header; the newest first, unless asked otherwise."""
         repo = _repo(request)
         if repo not in self._state.repos:
             return not_found()
-        wanted = request.query.get("state", "open")
-        numbers = range(self._state.repos[repo], 0, -1)
-        return _page(request, [i for n in numbers if _has_state(i := _issue(repo, n), wanted)])
+        numbers = range(1, self._state.repos[repo] + 1)
+        there = [self._issue(repo, n) for n in numbers if self._state.has_issue(repo, n)]
+        return _page(request, _listed(request.query, there))
 
     async def get_issue(self, request: web.Request) -> web.Response:
         """GET one issue."""
@@ -53,7 +55,7 @@ class GitHub:
         if not self._state.has_issue(repo, number):
             return not_found()
         count = len(self._state.comments_on(repo, number))
-        return web.json_response({**_issue(repo, number), "comments": count})
+        return web.json_response({**self._issue(repo, number), "comments": count})
 
     async def list_comments(self, request: web.Request) -> web.Response:
         """GET an issue's comments, oldest first, in pages."""
@@ -61,6 +63,9 @@ class GitHub:
         if not self._state.has_issue(repo, number):
             return not_found()
         return _page(request, [_comment(c) for c in self._state.comments_on(repo, number)])
+
+    def _issue(self, repo: str, number: int) -> dict[str, object]:
+        return _issue(repo, number, self._state.changes.get((repo, number), 0))
 
     async def create_comment(self, request: web.Request) -> web.Response:
         """POST a comment: 201, or 422 without a text."""
@@ -139,19 +144,32 @@ def _repo(request: web.Request) -> str:
     return f"{request.match_info['owner']}/{request.match_info['repo']}"
 
 
-def _has_state(issue: Mapping[str, object], wanted: str) -> bool:
-    return wanted in ("all", issue["state"])
+def _listed(query: Mapping[str, str], issues: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that are asked for, in the order that is."""
+    state, since = query.get("state", "open"), query.get("since", "")
+    found = [
+        each for each in issues if state in ("all", each["state"]) and each["updated_at"] >= since
+    ]
+    by_update = query.get("sort") == "updated"
+    newest_first = query.get("direction", "desc") != "asc"
+    return sorted(
+        found,
+        key=lambda issue: (issue["updated_at"] if by_update else "", issue["number"]),
+        reverse=newest_first,
+    )
 
 
 def _user() -> dict[str, object]:
     return {"login": _LOGIN, "id": 1, "type": "User", "site_admin": False}
 
 
-def _issue(repo: str, number: int) -> dict[str, object]:
+def _issue(repo: str, number: int, change: int) -> dict[str, object]:
+    # Changes are a minute apart, and none of them is older than an issue.
+    updated_at = (_BEGUN + timedelta(minutes=change)).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "id": _id(repo, number),
         "number": number,
-        "title": f"Issue {number} of {repo}",
+        "title": f"Issue {number} of {repo}" + (f", changed {change}" if change else ""),
         "body": f"What happened in {repo}.",
         "state": "open",
         "locked": False,
@@ -159,7 +177,7 @@ def _issue(repo: str, number: int) -> dict[str, object]:
         "labels": [{"name": "bug"}] if number % 2 else [],
         "html_url": f"https://github.com/{repo}/issues/{number}",
         "created_at": _MADE,
-        "updated_at": _MADE,
+        "updated_at": updated_at,
     }
 
 

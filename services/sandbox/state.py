@@ -72,7 +72,11 @@ class State:
 
     def __init__(self, repos: Mapping[str, int], file: Path | None = None) -> None:
         self.repos = dict(repos)
-        """Repository (`owner/name`) → how many issues it has, numbered from 1."""
+        """Repository (`owner/name`) → how many issues it has had, numbered from 1."""
+        self.changes: dict[tuple[str, int], int] = {}
+        """Issue → how many changes of its repository there were with its last one."""
+        self.transferred: set[tuple[str, int]] = set()
+        """Issues that went to another repository, where nothing is told of them."""
         self.calls: deque[RecordedCall] = deque(maxlen=_KEPT_CALLS)
         self._file = file
         self.dispatches: list[Dispatch] = []
@@ -84,7 +88,13 @@ class State:
 
     def has_issue(self, repo: str, number: int) -> bool:
         """Whether the repository has an issue of this number."""
-        return 1 <= number <= self.repos.get(repo, 0)
+        there = 1 <= number <= self.repos.get(repo, 0)
+        return there and (repo, number) not in self.transferred
+
+    def change_issue(self, repo: str, number: int) -> None:
+        """Change an issue, later than all before."""
+        newest = max((at for (of, _), at in self.changes.items() if of == repo), default=0)
+        self.changes[repo, number] = newest + 1
 
     def comments_on(self, repo: str, number: int) -> list[Comment]:
         """The issue's comments, oldest first."""

@@ -243,8 +243,8 @@ async def test_a_sandbox_that_is_gone_was_never_reached(client: ProviderClient) 
 async def test_an_answer_that_is_no_json_says_so() -> None:
     for body in (b"<html>", b'{"a": NaN}', b"\xff", b"[" * 99_999):
         with pytest.raises(AnswerNotJson):
-            ProviderResponse(200, {}, body, None).json()
-    assert ProviderResponse(204, {}, b" ", None).json() is None
+            ProviderResponse("", 200, {}, body, None).json()
+    assert ProviderResponse("", 204, {}, b" ", None).json() is None
 
 
 async def test_faults_and_calls_are_reached_over_http(box: Box) -> None:

@@ -31,7 +31,7 @@ def a_step(**spec: Any) -> Step:
 def answer(
     status: int = 200, body: bytes = b"", failure: Failure | None = None
 ) -> ProviderResponse:
-    return ProviderResponse(status, {}, body, failure)
+    return ProviderResponse("", status, {}, body, failure)
 
 
 async def judged(

@@ -41,7 +41,7 @@ def resolved(version: int = 1, credential_id: UUID | None = None) -> Resolved:
 
 def answer(status: int, kind: str = "") -> ProviderResponse:
     failure = Failure(kind, status) if kind else None  # type: ignore[arg-type]
-    return ProviderResponse(status, {}, b"", failure)
+    return ProviderResponse("", status, {}, b"", failure)
 
 
 def test_a_row_counts_one_credential_in_one_hour(uses: Uses, clock: Clock) -> None:

@@ -6,17 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.chassis.egress import Request
-from services.providers.pagination import links, next_request
+from services.providers.pagination import links, next_url
 from services.providers.urls import UnsafePath
 
 BASE = "https://api.example.com/v1"
-FIRST = Request("GET", f"{BASE}/issues?page=1", {"authorization": "Bearer x"})
+FIRST = f"{BASE}/issues?page=1"
 
 
 def following(link: str) -> str | None:
-    found = next_request("link_header", FIRST, {"link": link}, BASE)
-    return found.url if found else None
+    return next_url("link_header", FIRST, {"link": link}, BASE)
 
 
 @pytest.mark.parametrize(
@@ -44,10 +42,8 @@ def test_the_next_page(link: str, url: str | None) -> None:
     assert following(link) == url
 
 
-def test_the_credential_goes_along_only_below_the_base_url() -> None:
-    found = next_request("link_header", FIRST, {"link": f'<{BASE}/b>; rel="next"'}, BASE)
-    assert found is not None
-    assert found.headers == FIRST.headers
+def test_a_page_is_asked_for_only_below_the_base_url() -> None:
+    assert following(f'<{BASE}/b>; rel="next"') == f"{BASE}/b"
     for elsewhere in ("https://evil.example/v1/b", "//evil.example/v1", "/v2/b", "http://[::1"):
         with pytest.raises(UnsafePath):
             following(f'<{elsewhere}>; rel="next"')
