@@ -216,7 +216,7 @@ def _begun(answer: pb2.ReplayEventsResponse, *, dry: bool) -> str:
     lost = f"; {answer.unreadable} do not open any more" if answer.unreadable else ""
     return (
         f"{answer.events} events {would} routed again: {answer.deliveries} deliveries, "
-        f"{answer.executions} executions{lost}"
+        f"{answer.executions} executions, {answer.sync_runs} syncs{lost}"
     )
 
 

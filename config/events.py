@@ -184,7 +184,11 @@ def _trace_tables(found: Iterable[pb2.TraceEventResponse]) -> RenderableType:
         why = each.reason.lower().replace("_", " ")
         said = f"{why}: {each.message}" if each.message else why
         table.add_row(each.subscription, "yes" if each.takes else "no", printable(said))
-    begun = {"deliveries": one.deliveries, "executions": one.executions}
+    begun = {
+        "deliveries": one.deliveries,
+        "executions": one.executions,
+        "syncs": one.sync_runs,
+    }
     rows = {
         "event": one.event.name,
         "type": one.event.type,

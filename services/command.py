@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     from config.removal import register as register_removal
     from config.run import register as register_run
     from config.seal import register as register_seal
+    from config.syncs import register as register_syncs
     from services.first_callers import register as register_bootstrap
 
     parser = argparse.ArgumentParser(
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     register_connections(commands)
     register_events(commands)
     register_deliveries(commands)
+    register_syncs(commands)
     register_bootstrap(commands)
     for name, run, words in (
         ("up", up, "start PostgreSQL, the registry and the executor, and leave them running"),

@@ -51,12 +51,14 @@ def _chapters(stage: Stage) -> None:
     _say("It started the connector `triage`: three calls, each recorded.")
     _await_success(stage)
     _type(stage, "executions", "acme", "last")
+    _say("Its issues are kept here, too, by a schedule or when somebody asks.")
+    _type(stage, "sync", "trigger", "acme", "github/issues", "--wait")
     _say("And who changed what is in the audit log.")
     _type(stage, "audit", "list", "acme")
 
 
 def _type(stage: Stage, *arguments: str, expect: int = 0) -> None:
-    shown = " ".join("config/examples/acme" if "/" in word else word for word in arguments)
+    shown = " ".join("config/examples/acme" if word.startswith("/") else word for word in arguments)
     sys.stdout.write(f"\n$ tenon {shown}\n")
     sys.stdout.flush()
     stage.run(*arguments, expect=expect)

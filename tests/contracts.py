@@ -8,6 +8,7 @@ from tenon.executor.v1 import (
     event_service_pb2,
     execution_service_pb2,
     lane_service_pb2,
+    sync_service_pb2,
 )
 from tenon.registry.v1 import (
     access_service_pb2,
@@ -47,6 +48,7 @@ CONTRACTS: Final[dict[str, tuple[FileDescriptor, ...]]] = {
             event_service_pb2,
             execution_service_pb2,
             lane_service_pb2,
+            sync_service_pb2,
         )
     ),
 }

@@ -7,12 +7,14 @@ from migrations.registry.versions import r0002_credentials as second
 from migrations.registry.versions import r0003_endpoints_out as third
 from migrations.registry.versions import r0007_event_types as seventh
 from migrations.registry.versions import r0010_consuming as tenth
+from migrations.registry.versions import r0012_syncs as twelfth
 
 NEEDS_REASON: Final = first.NEEDS_REASON
+LATER: Final = (second, third, seventh, tenth, twelfth)
 GRANTED: Final[dict[str, tuple[str, ...]]] = {
     role: (
         *permissions,
-        *(one for each in (second, third, seventh, tenth) for one in each.GRANTED.get(role, ())),
+        *(one for each in LATER for one in each.GRANTED.get(role, ())),
     )
     for role, permissions in first.GRANTED.items()
 }

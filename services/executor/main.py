@@ -18,6 +18,7 @@ from tenon.executor.v1 import (
     event_service_pb2,
     execution_service_pb2,
     lane_service_pb2,
+    sync_service_pb2,
 )
 
 from services.chassis import budget, metrics
@@ -84,8 +85,12 @@ from services.executor.servicers.delivery import DeliveryServicer
 from services.executor.servicers.event import EventServicer
 from services.executor.servicers.execution import ExecutionServicer
 from services.executor.servicers.lane import LaneServicer
+from services.executor.servicers.sync import SyncServicer
 from services.executor.settings import ALL_ROLES, PREFIX, Settings
 from services.executor.store import cursor, retention, tenants
+from services.executor.syncs.reading import Records
+from services.executor.syncs.runs import Syncs
+from services.executor.syncs.syncing import Syncing
 from services.providers.catalog import Catalog
 from services.providers.client import ProviderClient
 
@@ -96,6 +101,7 @@ Ports = dict[str, int]
 EXECUTIONS: Final = execution_service_pb2.DESCRIPTOR.services_by_name["ExecutionService"]
 DELIVERIES: Final = delivery_service_pb2.DESCRIPTOR.services_by_name["DeliveryService"]
 EVENTS: Final = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
+SYNCS: Final = sync_service_pb2.DESCRIPTOR.services_by_name["SyncService"]
 LANES: Final = lane_service_pb2.DESCRIPTOR.services_by_name["LaneService"]
 
 # The longest a step may be told to wait; each step's own timeout is shorter or this.
@@ -175,6 +181,7 @@ async def _calls(wired: Wired) -> AsyncIterator[Ports]:
         Service(EXECUTIONS, _executions(wired)),
         Service(EVENTS, _events(wired)),
         Service(DELIVERIES, _deliveries(database, switchboard)),
+        Service(SYNCS, SyncServicer(Syncs(database), Records(database, wired.registry))),
         Service(LANES, LaneServicer(switchboard)),
     ]
     async with (
@@ -389,7 +396,8 @@ def _wire(
     subjects = Subjects(database, registry, evaluator)
     transports = {**webhooks(egress), **brokers_of(egress, subjects, links)}
     sending = Sending(database, registry, transports, recorder)
-    kinds = {kind.name: kind for kind in (running, sending)}
+    syncing = Syncing(database, registry, calling, catalog, recorder)
+    kinds = {kind.name: kind for kind in (running, sending, syncing)}
     worker = Worker(database, kinds, recorder, limits)
     return Wired(
         settings, database, registry, connecting, uses, tenants.finder(database), catalog, changes,

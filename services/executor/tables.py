@@ -220,6 +220,7 @@ REPLAYS = Table(
     _column("executions", BigInteger),
     _column("unreadable", BigInteger),
     _column("updated_at", TIME),
+    _column("sync_runs", BigInteger),
 )
 
 EVENT_RECEIPTS = Table(
@@ -333,4 +334,64 @@ DELIVERY_ATTEMPTS = Table(
     _column("response_status", Integer),
     _column("failure_reason", Text),
     _column("response_head", Text),
+)
+
+SYNC_STATES = Table(
+    "sync_states",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("stream_id", Uuid),
+    _column("cursor", Text),
+    _column("beginning", BigInteger),
+    _column("last_run_id", Uuid, nullable=True),
+    _column("covered_by", Uuid, nullable=True),
+    _column("covered_at", TIME, nullable=True),
+    _column("full_covered_by", Uuid, nullable=True),
+    _column("full_covered_at", TIME, nullable=True),
+    _column("failures", Integer),
+    _column("last_success_at", TIME, nullable=True),
+    _column("last_failure_at", TIME, nullable=True),
+    _column("last_failure_reason", Text),
+)
+
+SYNC_RUNS = Table(
+    "sync_runs",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("id", Uuid),
+    _column("stream_id", Uuid),
+    _column("stream", Text),
+    _column("state", Text),
+    _column("whole", Boolean),
+    _column("trigger_kind", Text),
+    _column("trigger_id", Uuid),
+    _column("data_key_id", Uuid, nullable=True),
+    _column("sealed_place", LargeBinary, nullable=True),
+    _column("beginning", BigInteger),
+    _column("pages", BigInteger),
+    _column("seen", BigInteger),
+    _column("created", BigInteger),
+    _column("updated", BigInteger),
+    _column("deleted", BigInteger),
+    _column("failure_reason", Text),
+    _column("failure_message", Text),
+    _column("covered_by", Uuid, nullable=True),
+    _column("created_at", TIME),
+    _column("started_at", TIME, nullable=True),
+    _column("ended_at", TIME, nullable=True),
+)
+
+RECORDS = Table(
+    "records",
+    METADATA,
+    _column("tenant_id", Uuid),
+    _column("stream_id", Uuid),
+    _column("key", Text),
+    _column("digest", LargeBinary),
+    _column("data_key_id", Uuid, nullable=True),
+    _column("sealed_data", LargeBinary, nullable=True),
+    _column("version", BigInteger),
+    _column("seen_by", Uuid),
+    _column("changed_at", TIME),
+    _column("deleted_at", TIME, nullable=True),
 )

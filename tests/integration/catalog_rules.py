@@ -26,6 +26,7 @@ TIME_TABLES = {
     "executor.deliveries": "id",
     "executor.delivery_attempts": "delivery_id",
     "executor.execution_steps": "execution_id",
+    "executor.sync_runs": "id",
 }
 # The ages of FORGOTTEN as PostgreSQL spells them.
 FORGETS = {

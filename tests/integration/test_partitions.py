@@ -24,7 +24,7 @@ from services.registry.store import retention as of_registry
 Conninfos = tuple[Secret, Secret]
 EXECUTORS = (
     *("events", "executions", "execution_links", "execution_steps"),
-    *("deliveries", "delivery_attempts"),
+    *("deliveries", "delivery_attempts", "sync_runs"),
 )
 DAYS_90 = timedelta(days=90)
 ACME = UUID(int=0xACE)

@@ -1,10 +1,10 @@
 """What a tenant wants of its lanes: its limits, each one's policy, and whose lane it is.
 
-The lane of a connector, or of an endpoint that events go out to, has the id of that, and its
-`owner` says what that is. Nothing of an `inactive` one begins; it waits. What waits for one that is
-`gone` is claimed at once, whatever else holds the lane, only to fail; once it is empty the lane
-goes too. Why operators
-or a breaker paused a lane is kept elsewhere (`pause_reason`): neither undoes the other.
+The lane of a connector, of a stream, or of an endpoint that events go out to, has the id of that,
+and its `owner` says what that is. Nothing of an `inactive` one begins; it waits. What waits for one
+that is `gone` is claimed at once, whatever else holds the lane, only to fail; once it is empty the
+lane goes too. Why operators or a breaker paused a lane is kept elsewhere (`pause_reason`): neither
+undoes the other.
 """
 
 import logging
@@ -22,13 +22,14 @@ from services.executor.executions import runs
 from services.executor.executions.runs import CONNECTOR
 from services.executor.store import governed
 from services.executor.store.projected import ProjectedObject
+from services.executor.syncs import streams
 
 log = logging.getLogger(__name__)
 
 Owner = Literal["active", "inactive", "gone"]
 
 A_MINUTE_S: Final = 60
-KINDS: Final = [runs.KIND, policies.KIND]
+KINDS: Final = [runs.KIND, policies.KIND, streams.KIND]
 ENDPOINT: Final = "WebhookEndpoint"
 OUTBOUND: Final = "OUTBOUND"
 
@@ -79,7 +80,7 @@ async def govern(
 
 
 def lanes_of(objects: Sequence[ProjectedObject]) -> dict[UUID, Wanted]:
-    """The lane of each connector and each outbound endpoint, as it is to be."""
+    """The lane of each connector, stream and outbound endpoint, as it is to be."""
     providers = {each.name: each.spec["provider"] for each in objects if each.kind == "Integration"}
     return {
         each.object_id: Wanted(kind, "active" if each.spec["is_active"] else "inactive", policy)
@@ -95,6 +96,8 @@ def _lane_of(
         yield runs.KIND, policy_of(each.spec, providers)
     elif each.kind == ENDPOINT and each.spec["direction"] == OUTBOUND:
         yield policies.KIND, policies.policy_of(each.spec)
+    elif each.kind == streams.STREAM:
+        yield streams.KIND, streams.policy_of(each.spec)
 
 
 def policy_of(spec: Mapping[str, Any], providers: Mapping[str, str]) -> LanePolicy:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -33,6 +34,7 @@ from services.executor.events import accepting, routing
 from services.executor.events.retelling import is_subscribed, opened, retold, shown_of, source_of
 from services.executor.events.routing import Subscribed, Told
 from services.executor.events.selecting import ALL, Selection
+from services.executor.executions.runs import KIND as EXECUTION
 from services.executor.registry.credentials import LeasedKey, Secrets
 from services.executor.store import positions, projected
 from services.executor.store import replays as store
@@ -40,6 +42,7 @@ from services.executor.store.events import Kept
 from services.executor.store.positions import Found
 from services.executor.store.projected import ProjectedObject
 from services.executor.store.replays import Progress, Route
+from services.executor.syncs.streams import KIND as SYNC
 
 log = logging.getLogger(__name__)
 
@@ -117,14 +120,15 @@ class _Batch:
 
     def added(self, progress: Progress, after_id: UUID) -> Progress:
         """How far a replay is with it."""
-        deliveries = sum(each.item.kind == DELIVERY for each in self.starts)
+        begun = Counter(each.item.kind for each in self.starts)
         return replace(
             progress,
             after_id=after_id,
             events=progress.events + self.events,
             unreadable=progress.unreadable + self.unreadable,
-            deliveries=progress.deliveries + deliveries,
-            executions=progress.executions + len(self.starts) - deliveries,
+            deliveries=progress.deliveries + begun[DELIVERY],
+            executions=progress.executions + begun[EXECUTION],
+            sync_runs=progress.sync_runs + begun[SYNC],
         )
 
 

@@ -1,4 +1,4 @@
-"""Where an event goes: what each subscription that takes it starts, or sends to an endpoint."""
+"""Where an event goes: what each subscription that takes it starts, transfers or delivers."""
 
 import hashlib
 import json
@@ -21,6 +21,8 @@ from services.executor.executions.runs import Run
 from services.executor.registry.credentials import LeasedKey
 from services.executor.store import projected
 from services.executor.store.projected import ProjectedObject
+from services.executor.syncs import starting as transfers
+from services.executor.syncs.streams import STREAM, stream_name
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +107,10 @@ def target_of(subscription: ProjectedObject) -> Target:
     """Kind and name of what a subscription routes to; its action is a connector of its own."""
     if action_of(subscription) is not None:
         return CONNECTOR, connector_name(subscription.name)
+    # What was projected before there were streams says nothing.
+    sync = subscription.spec.get("sync") or {}
+    if sync.get("integration"):
+        return STREAM, stream_name(sync["integration"], sync["stream"])
     endpoint = subscription.spec.get("deliver_to")
     return (ENDPOINT, endpoint) if endpoint else (CONNECTOR, subscription.spec["connector"])
 
@@ -114,12 +120,13 @@ async def route_of(
 ) -> Route | Refusal:
     """Where an event goes by a subscription that takes it, or why it goes nowhere.
 
-    What is delivered to an endpoint that is inactive waits; a connector that is starts nothing.
+    What is delivered to an endpoint that is inactive waits; a connector or a stream that is starts
+    nothing.
     """
     target, transform = targets.get(target_of(subscription)), subscription.spec.get("transform")
     if target is None:
         return Refusal("TARGET_GONE")
-    if target.kind == CONNECTOR:
+    if target.kind != ENDPOINT:
         active = target.spec["is_active"]
         return Route(subscription, target) if active else Refusal("TARGET_INACTIVE")
     try:
@@ -173,7 +180,12 @@ def _run(event: Told, route: Route, key: LeasedKey) -> Started:
     return runs.started(run, key)
 
 
+def _transfer(event: Told, route: Route, _key: LeasedKey) -> Started:
+    return transfers.started(event.tenant_id, route.target, ("event", event.id))
+
+
 STARTS: Final[Mapping[str, Callable[[Told, Route, LeasedKey], Started]]] = {
     ENDPOINT: _sent,
     CONNECTOR: _run,
+    STREAM: _transfer,
 }

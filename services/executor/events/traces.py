@@ -37,6 +37,7 @@ class Trace:
     answers: tuple[Answer, ...]
     deliveries: tuple[UUID, ...]
     executions: tuple[UUID, ...]
+    sync_runs: tuple[UUID, ...]
 
 
 class EventTraces:
@@ -56,10 +57,10 @@ class EventTraces:
         context = accepting.as_context(event)
         view = self._evaluator.seeing({"event": context}, tenant_id)
         source = source_of(noted, event)
-        there = [*begun.endpoints, *begun.connectors]
+        there = [*begun.endpoints, *begun.connectors, *begun.streams]
         asking = _Asking(source, context, view, {(each.kind, each.name): each for each in there})
         answers = [await asking.answer(each) for each in begun.subscriptions]
-        return Trace(noted, tuple(answers), begun.deliveries, begun.executions)
+        return Trace(noted, tuple(answers), begun.deliveries, begun.executions, begun.sync_runs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from services.executor.executions.masking import sentence, without
 from services.executor.executions.outputs import OutputInvalid
 from services.executor.executions.progress import Progress, taken_up
 from services.executor.executions.runs import CANCELLED, KIND
-from services.executor.executions.standing import Stopped, callee, check_running, check_switch
+from services.executor.executions.standing import Stopped, callee, check_switch, running
 from services.executor.executions.steps import Step, Verdict
 from services.executor.executions.watching import Changes
 from services.executor.registry.credentials import Resolved, Secrets
@@ -175,7 +175,7 @@ class Running:
         self, progress: Progress, step: Step, needs: Needs, *, first: bool
     ) -> Order | None:
         """The call to make, and as whom; None where the step's condition is false."""
-        check_running(needs)
+        running(needs)
         integration = callee(needs, step.integration)
         check_switch(needs)
         spec = integration.spec

@@ -1,8 +1,6 @@
 """Runs of connectors, from outside: started, read, listed, waited for, cancelled."""
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -24,9 +22,10 @@ from services.executor.executions.recipe import PARTS, Recipe
 from services.executor.executions.steps import seconds
 from services.executor.executions.watching import POLL_S, Changes, Waiter
 from services.executor.registry.credentials import LeasedKey, Secrets
+from services.executor.repeating import Request, canonical, first_of
 from services.executor.sealing import opened, sealed
 from services.executor.store import execution_ends as ends
-from services.executor.store import execution_pages, projected, run_requests
+from services.executor.store import execution_pages, projected
 from services.executor.store import executions as store
 from services.executor.store.execution_ends import Ending
 from services.executor.store.executions import Execution
@@ -175,7 +174,7 @@ class Executions:
         """
         if not 0 <= request.wait_s <= LONGEST_WAIT_S:
             raise invalid("wait", f"must be from 0s to {LONGEST_WAIT_S:.0f}s")
-        if len(_canonical(request.input)) > LARGEST_INPUT:
+        if len(canonical(request.input)) > LARGEST_INPUT:
             raise invalid("input", f"must have at most {LARGEST_INPUT} bytes as JSON")
         links.check(request.links)
         key, execution_id = await self._secrets.lease_key(request.tenant_id), uuid7()
@@ -211,7 +210,9 @@ class Executions:
         self, tx: Transaction, request: RunRequest, key: LeasedKey, execution_id: UUID
     ) -> tuple[UUID, Progress | None]:
         """The execution's id, and the run itself where this process is to run it at once."""
-        first = await _repeated(tx, request, execution_id)
+        asked = Request(request.tenant_id, request.principal_id, request.request_id)
+        said = [request.connector, request.input, dict(request.links)]
+        first = await first_of(tx, asked, said, execution_id)
         if first is not None:
             return first, None
         connector, wanted = await _runnable(tx, request.tenant_id, request.connector)
@@ -318,27 +319,6 @@ class Executions:
         return gone
 
 
-async def _repeated(tx: Transaction, request: RunRequest, execution_id: UUID) -> UUID | None:
-    """The execution of an earlier request of the same id; None where this is the first."""
-    if request.request_id is None:
-        return None
-    wanted = [request.connector, request.input, dict(request.links)]
-    asked = hashlib.sha256(_canonical(wanted)).digest()
-    first_hash, first = await run_requests.take(
-        tx,
-        tenant_id=request.tenant_id,
-        principal_id=request.principal_id,
-        request_id=request.request_id,
-        request_hash=asked,
-        execution_id=execution_id,
-    )
-    if first_hash != asked:
-        raise FailedPrecondition(
-            "this request_id was used for another run", reason="REQUEST_ID_REUSED"
-        )
-    return None if first == execution_id else first
-
-
 async def connector_of(
     tx: Transaction, tenant_id: UUID, name: str
 ) -> tuple[ProjectedObject, Wanted]:
@@ -347,11 +327,11 @@ async def connector_of(
     Raises NotFound, or FailedPrecondition in a disabled tenant.
     """
     wanted = await projected.runnable(tx, tenant_id, name)
-    if wanted.enabled is None or wanted.connector is None:
+    if wanted.enabled is None or wanted.owner is None:
         raise NotFound(f"connectors/{name} does not exist")
     if not wanted.enabled:
         raise FailedPrecondition("the tenant is disabled", reason="TENANT_DISABLED")
-    return wanted.connector, wanted
+    return wanted.owner, wanted
 
 
 async def _runnable(tx: Transaction, tenant_id: UUID, name: str) -> tuple[ProjectedObject, Wanted]:
@@ -360,7 +340,3 @@ async def _runnable(tx: Transaction, tenant_id: UUID, name: str) -> tuple[Projec
     if not connector.spec["is_active"]:
         raise FailedPrecondition(f"connectors/{name} is inactive", reason="CONNECTOR_INACTIVE")
     return connector, wanted
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()

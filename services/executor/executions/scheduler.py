@@ -1,4 +1,4 @@
-"""Starts connectors when their schedules are due; a leader's job.
+"""Starts connectors and transfers of streams when their schedules are due; a leader's job.
 
 A run begins in the same transaction that moves its schedule on, so that two leaders for a moment
 start one. What was missed meanwhile, for whatever reason, is made up for by one run. A tenant that
@@ -7,7 +7,7 @@ cannot start anything now is tried again, and holds up no other.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -18,12 +18,15 @@ from services.chassis.errors import ResourceExhausted, TenonError
 from services.chassis.recurrence import Recurrence, RecurrenceError
 from services.chassis.retention import utc_now
 from services.executor.engine import lanes
+from services.executor.engine.work import Started
 from services.executor.executions import runs
 from services.executor.executions.runs import CONNECTOR, Run
 from services.executor.registry.credentials import LeasedKey, Secrets
 from services.executor.store import schedules as store
 from services.executor.store.projected import ProjectedObject
 from services.executor.store.schedules import Due, Schedule
+from services.executor.syncs import starting
+from services.executor.syncs.streams import STREAM
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +86,7 @@ class Scheduler:
         """Start a batch; how many schedules were due."""
         async with self._database.tenant(tenant_id) as tx:
             due = await store.lock_due(tx, tenant_id, now)
-            begun = [runs.started(run, key) for run in _runs(tenant_id, due)]
+            begun = [STARTS[owner.kind](tenant_id, owner, key) for owner in _starting(due)]
             moved, gone = _moved(tenant_id, due.schedules, now)
             await store.move(tx, tenant_id, moved, gone)
             await lanes.begin(tx, tenant_id, begun)
@@ -94,34 +97,32 @@ class Scheduler:
 async def replace_all(
     tx: Transaction, tenant_id: UUID, objects: Sequence[ProjectedObject], now: datetime
 ) -> None:
-    """Keep the schedules of a tenant's active connectors, and no others.
+    """Keep the schedules of a tenant's active connectors and streams, and no others.
 
     One that is new, or was changed, counts from now.
     """
-    found = (_schedule(tenant_id, each, now) for each in objects if each.kind == CONNECTOR)
+    found = (_schedule(tenant_id, each, now) for each in objects if each.kind in STARTS)
     await store.replace(tx, tenant_id, [each for each in found if each is not None])
 
 
-def _schedule(tenant_id: UUID, connector: ProjectedObject, now: datetime) -> Schedule | None:
-    said = connector.spec.get("schedule")
-    if not said or not connector.spec["is_active"] or Recurrence.said(said) is None:
+def _schedule(tenant_id: UUID, owner: ProjectedObject, now: datetime) -> Schedule | None:
+    said = owner.spec.get("schedule")
+    if not said or not owner.spec["is_active"] or Recurrence.said(said) is None:
         return None
     fields = {name: said.get(name) for name in FIELDS}
-    return _next(tenant_id, Schedule(connector.object_id, fields, now, now), now)
+    return _next(tenant_id, Schedule(owner.object_id, fields, now, now), now)
 
 
-def _runs(tenant_id: UUID, due: Due) -> list[Run]:
-    """The runs of what is due, where they may be."""
-    found = [due.connectors.get(each.schedule_id) for each in due.schedules]
+def _starting(due: Due) -> list[ProjectedObject]:
+    """What is due and may start."""
+    found = [due.owners.get(each.schedule_id) for each in due.schedules]
     return [
-        _run(tenant_id, connector)
-        for connector in found
-        if due.enabled and connector is not None and connector.spec["is_active"]
+        owner for owner in found if due.enabled and owner is not None and owner.spec["is_active"]
     ]
 
 
-def _run(tenant_id: UUID, connector: ProjectedObject) -> Run:
-    return Run(
+def _run(tenant_id: UUID, connector: ProjectedObject, key: LeasedKey) -> Started:
+    run = Run(
         tenant_id=tenant_id,
         connector=connector,
         trigger_kind="schedule",
@@ -130,6 +131,18 @@ def _run(tenant_id: UUID, connector: ProjectedObject) -> Run:
         subscription="",
         input={"event": None, "input": connector.spec["schedule"].get("input") or {}},
     )
+    return runs.started(run, key)
+
+
+def _transfer(tenant_id: UUID, stream: ProjectedObject, _key: LeasedKey) -> Started:
+    return starting.started(tenant_id, stream, ("schedule", stream.object_id))
+
+
+STARTS: Final[Mapping[str, Callable[[UUID, ProjectedObject, LeasedKey], Started]]] = {
+    CONNECTOR: _run,
+    STREAM: _transfer,
+}
+"""By kind of what has a schedule."""
 
 
 def _moved(
@@ -151,7 +164,7 @@ def _next(tenant_id: UUID, schedule: Schedule, now: datetime) -> Schedule | None
     try:
         moment = recurrence.next(schedule.moment, now) if recurrence else None
     except RecurrenceError as error:
-        log.warning("connector %s of tenant %s: %s", schedule.schedule_id, tenant_id, error)
+        log.warning("schedule %s of tenant %s: %s", schedule.schedule_id, tenant_id, error)
         return None
     if recurrence is None or moment is None:
         return None

@@ -1,4 +1,4 @@
-"""Whether a run may go on, and whom its next step may call: what is switched off stops it."""
+"""Whether a run may go on, and whom its next call may go to: what is switched off stops it."""
 
 from typing import Final
 
@@ -13,18 +13,22 @@ class Stopped(FailedPrecondition):
     """What a run needs is inactive or gone, so that it does not go on."""
 
 
-def check_running(needs: Needs) -> None:
-    """Raise Stopped where nothing of the connector may run."""
+def running(needs: Needs, owner: str = "connector") -> ProjectedObject:
+    """The connector, or whatever the `owner` is, of which something runs.
+
+    Raises Stopped where nothing of it may.
+    """
     if not needs.enabled:
         raise Stopped("the tenant is disabled", reason="TENANT_DISABLED")
-    if needs.connector is None:
-        raise Stopped("the connector is gone", reason="CONNECTOR_GONE")
-    if not needs.connector.spec["is_active"]:
-        raise Stopped("the connector is inactive", reason="CONNECTOR_INACTIVE")
+    if needs.owner is None:
+        raise Stopped(f"the {owner} is gone", reason=f"{owner.upper()}_GONE")
+    if not needs.owner.spec["is_active"]:
+        raise Stopped(f"the {owner} is inactive", reason=f"{owner.upper()}_INACTIVE")
+    return needs.owner
 
 
 def check_switch(needs: Needs) -> None:
-    """Raise Unavailable, on which a run waits, while the step's provider is switched off."""
+    """Raise Unavailable, on which a run waits, while the provider to call is switched off."""
     if needs.switched_off:
         raise Unavailable("the provider is switched off")
 

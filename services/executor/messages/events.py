@@ -103,6 +103,7 @@ def replayed(found: Replayed) -> pb.ReplayEventsResponse:
         deliveries=progress.deliveries,
         executions=progress.executions,
         unreadable=progress.unreadable,
+        sync_runs=progress.sync_runs,
         reach_time=moment(uuid7_time(UUID(int=progress.after_id.int + 1))),
         next_page_token=found.next_page_token,
     )
@@ -151,6 +152,7 @@ def trace(found: Trace, tenant: str) -> pb.TraceEventResponse:
         subscriptions=[_answer(each) for each in found.answers],
         deliveries=[f"tenants/{tenant}/deliveries/{each}" for each in found.deliveries],
         executions=[f"tenants/{tenant}/executions/{each}" for each in found.executions],
+        sync_runs=[f"tenants/{tenant}/syncRuns/{each}" for each in found.sync_runs],
     )
 
 

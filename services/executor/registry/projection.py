@@ -30,6 +30,7 @@ from services.executor.registry.client import Registry
 from services.executor.registry.messages import FeedMessage, Snapshot
 from services.executor.store import app_streams, cursor, projected, tenants
 from services.executor.store.tenants import ProjectedTenant
+from services.executor.syncs.streams import with_streams
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +179,7 @@ class Projection:
             snapshot.revision,
             snapshot.draining,
         )
-        objects = with_actions(snapshot.objects)
+        objects = with_streams(with_actions(snapshot.objects))
         async with self._database.tenant(snapshot.tenant_id) as tx:
             if not await tenants.write(tx, tenant, seen=seen):
                 raise errors.Aborted("another leader projects this tenant")

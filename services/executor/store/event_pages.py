@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Integer, String, Uuid, bindparam, select
 
 from services.chassis.database import Bound, Database, Statement
+from services.executor.store import sync_pages
 from services.executor.store.delivery_pages import OF_EVENT
 from services.executor.store.events import KEPT, Kept, kept
 from services.executor.store.projected import ALL_OF, ProjectedObject
@@ -33,9 +34,11 @@ class Begun:
 
     deliveries: tuple[UUID, ...]
     executions: tuple[UUID, ...]
+    sync_runs: tuple[UUID, ...]
     subscriptions: tuple[ProjectedObject, ...]
     endpoints: tuple[ProjectedObject, ...]
     connectors: tuple[ProjectedObject, ...]
+    streams: tuple[ProjectedObject, ...]
 
 
 _COLUMNS = [EVENTS.c[each.name] for each in fields(Noted)]
@@ -97,12 +100,12 @@ async def get(
 async def begun(database: Database, tenant_id: UUID, event_id: UUID) -> Begun:
     """What came of an event, and what could, at one moment."""
     of_event = {"tenant_id": tenant_id, "event_id": event_id}
-    kinds = ("Subscription", "WebhookEndpoint", "Connector")
+    kinds = ("Subscription", "WebhookEndpoint", "Connector", "Stream")
     wanted = [Bound(ALL_OF, {"tenant_id": tenant_id, "kind": kind}) for kind in kinds]
-    deliveries, runs, *objects = await database.read_all(
-        tenant_id, [Bound(OF_EVENT, of_event), Bound(RUNS, of_event), *wanted]
-    )
-    return Begun(_ids(deliveries), _ids(runs), *map(_objects, objects))
+    begun = [Bound(each, of_event) for each in (OF_EVENT, RUNS, sync_pages.OF_EVENT)]
+    deliveries, runs, transfers, *objects = await database.read_all(tenant_id, [*begun, *wanted])
+    ids = (_ids(deliveries), _ids(runs), _ids(transfers))
+    return Begun(*ids, *map(_objects, objects))
 
 
 def _ids(rows: Sequence[Any]) -> tuple[UUID, ...]:

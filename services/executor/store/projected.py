@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
@@ -46,14 +46,14 @@ class ProjectedObject:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a step of a connector needs; None where the projection does not have it.
+    """What a call for its `owner`, a connector or a stream, needs; None where that is not there.
 
     `switched_off`: operators let nobody call the integration's provider.
     """
 
     enabled: bool
     switched_off: bool
-    connector: ProjectedObject | None
+    owner: ProjectedObject | None
     integration: ProjectedObject | None
     credential: ProjectedObject | None
 
@@ -70,7 +70,7 @@ class WayOut:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A connector and what its steps need, as it was wanted at one moment.
+    """A connector or a stream and what its calls need, as it was wanted at one moment.
 
     `enabled` is the tenant's, None where it is not there.
     """
@@ -80,18 +80,18 @@ class Wanted:
     objects: tuple[ProjectedObject, ...]
 
     @property
-    def connector(self) -> ProjectedObject | None:
-        """The connector, where it is wanted still."""
-        return next((each for each in self.objects if each.kind == "Connector"), None)
+    def owner(self) -> ProjectedObject | None:
+        """The connector, or the stream, where it is wanted still."""
+        return next((each for each in self.objects if each.kind in OWNERS), None)
 
     def needs(self, integration: str) -> Needs:
-        """What a step on an integration needs."""
+        """What a call on an integration needs."""
         of_step = self._named("Integration", integration)
         spec = of_step.spec if of_step else {}
         return Needs(
             enabled=bool(self.enabled),
             switched_off=spec.get("provider") in self.switched_off,
-            connector=self.connector,
+            owner=self.owner,
             integration=of_step,
             credential=self._named("Credential", spec.get("credential") or ""),
         )
@@ -100,6 +100,7 @@ class Wanted:
         return next((each for each in self.objects if (each.kind, each.name) == (kind, name)), None)
 
 
+OWNERS: Final = frozenset({"Connector", "Stream"})
 _COLUMNS = (OBJECTS.c.kind, OBJECTS.c.object_id, OBJECTS.c.name, OBJECTS.c.version, OBJECTS.c.spec)
 _MINE = and_(OBJECTS.c.tenant_id == bindparam("tenant_id"), OBJECTS.c.kind == bindparam("kind"))
 
@@ -188,6 +189,18 @@ def _all_needs(which: ColumnElement[bool]) -> Statement:
     return Statement(select(*_COLUMNS).where(mine, or_(this, named, of_them)))
 
 
+def _stream_needs() -> Statement:
+    mine = OBJECTS.c.tenant_id == bindparam("tenant_id")
+    this = and_(OBJECTS.c.kind == "Stream", OBJECTS.c.object_id == bindparam("stream_id"))
+    stream = select(OBJECTS.c.spec).where(mine, this).cte("stream")
+    of_stream = select(stream.c.spec["integration"].astext).scalar_subquery()
+    named = and_(OBJECTS.c.kind == "Integration", OBJECTS.c.name == of_stream)
+    integration = select(OBJECTS.c.spec).where(mine, named).cte("integration")
+    credential = select(integration.c.spec["credential"].astext).scalar_subquery()
+    of_it = and_(OBJECTS.c.kind == "Credential", OBJECTS.c.name == credential)
+    return Statement(select(*_COLUMNS).where(mine, or_(this, named, of_it)))
+
+
 EVENT_TYPES_OF = Statement(
     select(*_COLUMNS).where(
         OBJECTS.c.tenant_id == bindparam("tenant_id"),
@@ -197,6 +210,7 @@ EVENT_TYPES_OF = Statement(
     )
 )
 NEEDS = _needs()
+STREAM_NEEDS = _stream_needs()
 ALL_NEEDS = _all_needs(OBJECTS.c.object_id == bindparam("connector_id"))
 ALL_NEEDS_BY_NAME = _all_needs(OBJECTS.c.name == bindparam("connector"))
 TENANT = Statement(
@@ -351,6 +365,12 @@ def needing(tenant_id: UUID, connector_id: UUID) -> list[Bound]:
     """Reads what the steps of a connector need as it is now; `wanted` takes the answers."""
     asked = {"tenant_id": tenant_id, "connector_id": connector_id}
     return [Bound(TENANT, {"tenant_id": tenant_id}), Bound(ALL_NEEDS, asked)]
+
+
+def needing_stream(tenant_id: UUID, stream_id: UUID) -> list[Bound]:
+    """Reads what the calls of a stream need as it is now; `wanted` takes the answers."""
+    asked = {"tenant_id": tenant_id, "stream_id": stream_id}
+    return [Bound(TENANT, {"tenant_id": tenant_id}), Bound(STREAM_NEEDS, asked)]
 
 
 def wanted(answers: Sequence[list[Any]]) -> Wanted:

@@ -32,9 +32,10 @@ class Progress:
     deliveries: int = 0
     executions: int = 0
     unreadable: int = 0
+    sync_runs: int = 0
 
 
-COUNTS: Final = ("events", "deliveries", "executions", "unreadable")
+COUNTS: Final = ("events", "deliveries", "executions", "unreadable", "sync_runs")
 _R = REPLAYS.c
 _THE = and_(
     _R.tenant_id == bindparam("the_tenant_id", type_=Uuid),

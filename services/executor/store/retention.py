@@ -19,7 +19,7 @@ TIME_TABLES: Final = TimeTables(
     "executor",
     (
         *("events", "executions", "execution_links", "execution_steps"),
-        *("deliveries", "delivery_attempts"),
+        *("deliveries", "delivery_attempts", "sync_runs"),
     ),
 )
 # Rows of one transaction: milliseconds each.

@@ -1,6 +1,7 @@
-"""When connectors run by themselves: written with the projection, moved on by the scheduler.
+"""When connectors run and streams are transferred by themselves: written with the projection, moved
+on by the scheduler.
 
-A schedule has its connector's id. `moment` is the time it recurs at, `next_at` that time with its
+A schedule has its owner's id. `moment` is the time it recurs at, `next_at` that time with its
 jitter, which is when it is due.
 """
 
@@ -20,13 +21,14 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
+    or_,
     select,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
 
 from services.chassis.database import Bound, Database, Statement, Transaction
-from services.executor.store.projected import ProjectedObject
+from services.executor.store.projected import OWNERS, ProjectedObject
 from services.executor.tables import PROJECTED_OBJECTS as OBJECTS
 from services.executor.tables import SCHEDULES, TENANTS
 
@@ -47,11 +49,11 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """Due schedules of one tenant, locked, and the connectors of those that still have one."""
+    """Due schedules of one tenant, locked, and the owners of those that still have one."""
 
     enabled: bool
     schedules: tuple[Schedule, ...]
-    connectors: dict[UUID, ProjectedObject]
+    owners: dict[UUID, ProjectedObject]
 
 
 _NOW = bindparam("now", type_=DateTime(timezone=True))
@@ -79,11 +81,11 @@ LOCK_DUE = Statement(
 ENABLED = Statement(
     select(TENANTS.c.enabled).where(TENANTS.c.tenant_id == bindparam("tenant_id", type_=Uuid))
 )
-CONNECTORS = Statement(
+OWNERS_OF = Statement(
     select(OBJECTS.c.kind, OBJECTS.c.object_id, OBJECTS.c.name, OBJECTS.c.version, OBJECTS.c.spec)
     .where(
         OBJECTS.c.tenant_id == bindparam("tenant_id", type_=Uuid),
-        OBJECTS.c.kind == "Connector",
+        or_(*(OBJECTS.c.kind == kind for kind in sorted(OWNERS))),
         OBJECTS.c.object_id == any_(_IDS),
     )
     .order_by(OBJECTS.c.object_id)
@@ -130,14 +132,14 @@ async def lock_due(tx: Transaction, tenant_id: UUID, now: datetime) -> Due:
     rows = await tx.all(LOCK_DUE, tenant_id=tenant_id, now=now, most=BATCH)
     schedules = tuple(Schedule(*row) for row in rows)
     ids = [each.schedule_id for each in schedules]
-    owners, found = await tx.pipeline(
+    tenants, found = await tx.pipeline(
         [
             Bound(ENABLED, {"tenant_id": tenant_id}),
-            Bound(CONNECTORS, {"tenant_id": tenant_id, "ids": ids}),
+            Bound(OWNERS_OF, {"tenant_id": tenant_id, "ids": ids}),
         ]
     )
-    connectors = {row.object_id: ProjectedObject(*row) for row in found}
-    return Due(bool(owners) and owners[0].enabled, schedules, connectors)
+    owners = {row.object_id: ProjectedObject(*row) for row in found}
+    return Due(bool(tenants) and tenants[0].enabled, schedules, owners)
 
 
 async def move(

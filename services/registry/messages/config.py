@@ -244,6 +244,7 @@ def integration_message(tenant: str, row: Any) -> integration_pb2.Integration:
     if row.config:
         spec.config.update(row.config)
     ParseDict(row.automation, spec.automation)
+    ParseDict(row.sync, spec.sync)
     return integration_pb2.Integration(
         name=format_name(tenant, "integrations", row.name),
         uid=str(row.integration_id),

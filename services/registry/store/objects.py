@@ -75,14 +75,8 @@ STORED: Mapping[str, Stored] = {
         t.integrations,
         "integration_id",
         (
-            "display_name",
-            "provider",
-            "environment",
-            "base_url",
-            "is_primary",
-            "is_active",
-            "config",
-            "automation",
+            *("display_name", "provider", "environment", "base_url", "is_primary", "is_active"),
+            *("config", "automation", "sync"),
         ),
         (
             Reference("credential", "credential_id", "Credential"),
@@ -126,7 +120,7 @@ STORED: Mapping[str, Stored] = {
     "Subscription": Stored(
         t.subscriptions,
         "subscription_id",
-        ("is_active", "event_types", "filter", "transform", "action"),
+        ("is_active", "event_types", "filter", "transform", "action", "sync"),
         (
             Reference("endpoint", "endpoint_id", "WebhookEndpoint"),
             Reference("connector", "connector_id", "Connector"),

@@ -18,7 +18,7 @@ integrations = wanted(
     Column("config", JSONB, nullable=False),
     id_("credential_id", nullable=True),
     id_("app_id", nullable=True),
-    Column("automation", JSONB, nullable=False),
+    *(Column(name, JSONB, nullable=False) for name in ("automation", "sync")),
 )
 
 connectors = wanted(
@@ -63,7 +63,7 @@ subscriptions = wanted(
     Column("event_types", ARRAY(Text), nullable=False),
     text("filter"),
     id_("target_id", nullable=True),
-    *(Column(name, JSONB, nullable=False) for name in ("transform", "action")),
+    *(Column(name, JSONB, nullable=False) for name in ("transform", "action", "sync")),
 )
 
 event_types = wanted(

@@ -3,7 +3,6 @@
 A fault's field is `Kind/name#path`, so that the reconciler can point at file, line and column.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -13,7 +12,6 @@ from typing import Any, Final
 from services.chassis import constraints, expressions, jsonpath, templates
 from services.chassis.errors import InvalidArgument, NotFound, Violation
 from services.chassis.ids import SLUG, SLUG_RULE, TENANT_ID
-from services.chassis.recurrence import Recurrence, RecurrenceError
 from services.providers import roles
 from services.providers.catalog import Catalog
 from services.providers.manifest import Manifest
@@ -28,7 +26,9 @@ from services.registry.wanted.credential_checks import (
 from services.registry.wanted.endpoint_checks import check_endpoint, check_routes
 from services.registry.wanted.event_type_checks import check_event_type
 from services.registry.wanted.objects import LABELS, Complete, Declared, Key, Schemas, spec_of
+from services.registry.wanted.schedule_checks import check_schedule
 from services.registry.wanted.shorthands import OURS, check_automation, is_ours
+from services.registry.wanted.sync_checks import check_sync, check_sync_target
 
 LONGEST_TIMEOUT_S: Final = 300.0
 MOST_ATTEMPTS: Final = 10
@@ -42,7 +42,6 @@ LONGEST_REVIEW_S: Final = 30 * 86_400.0
 DEEPEST_FIELD: Final = 8
 STREAMS: Final = "app"
 """In the place of a tenant in an url of the ingress; no tenant has this name."""
-LARGEST_INPUT: Final = 64 * 1024
 
 # What expressions may name: the executor gives them values.
 EVENT: Final = frozenset({"id", "type", "payload", "headers"})
@@ -195,13 +194,14 @@ class Checks:
         yield from check_app_of(one, known)
         yield from check_provider_of(one, known)
         yield from check_automation(one, known)
+        yield from check_sync(spec, manifest)
         if other := _other_primary(one, known):
             yield "spec.is_primary", f"{other} is primary for this provider and environment"
 
     def _connector(self, one: Complete, known: Mapping[Key, Complete]) -> Found:
         spec = one.spec()
         yield from _lane(spec["lane"], "spec.lane")
-        yield from _schedule(spec["schedule"], "spec.schedule")
+        yield from check_schedule(spec["schedule"], "spec.schedule")
         names: set[str] = set()
         for index, step in enumerate(spec["steps"]):
             path = f"spec.steps[{index}]"
@@ -269,6 +269,7 @@ def _subscription(one: Complete, known: Mapping[Key, Complete], catalog: Catalog
         yield f"spec.transform{inner}", sentence
     yield from check_routes(one, known)
     yield from _action(spec["action"], known, catalog)
+    yield from check_sync_target(spec["sync"], known)
 
 
 def _action(action: Mapping[str, Any], known: Mapping[Key, Complete], catalog: Catalog) -> Found:
@@ -291,17 +292,6 @@ def _action(action: Mapping[str, Any], known: Mapping[Key, Complete], catalog: C
 def _lane(lane: Mapping[str, Any], path: str) -> Found:
     yield from _within(lane["concurrency"], 1, MOST_AT_ONCE, f"{path}.concurrency")
     yield from _not_negative(lane["rate_per_minute"], f"{path}.rate_per_minute")
-
-
-def _schedule(schedule: Mapping[str, Any], path: str) -> Found:
-    if len(json.dumps(schedule["input"], ensure_ascii=False).encode()) > LARGEST_INPUT:
-        yield f"{path}.input", f"must have at most {LARGEST_INPUT} bytes as JSON"
-    try:
-        recurrence = Recurrence.said(schedule)
-        if recurrence is not None:
-            recurrence.check()
-    except RecurrenceError as error:
-        yield f"{path}.{error.field}".removesuffix("."), error.message
 
 
 def _run(spec: Mapping[str, Any]) -> Found:

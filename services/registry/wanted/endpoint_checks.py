@@ -72,9 +72,9 @@ def stream_of(one: Complete, known: Known) -> tuple[str, str] | None:
 def check_routes(one: Complete, known: Known) -> Found:
     """Whether a subscription says where from and where to."""
     spec = one.spec()
-    targets = (spec["connector"], spec["deliver_to"], spec["action"]["integration"])
-    if sum(map(bool, targets)) != 1:
-        yield "spec.connector", "give one of connector, deliver_to and action"
+    acting = (spec["action"]["integration"], spec["sync"]["integration"])
+    if sum(map(bool, (spec["connector"], spec["deliver_to"], *acting))) != 1:
+        yield "spec.connector", "give one of connector, deliver_to, action and sync"
     for field, way in (("endpoint", INBOUND), ("deliver_to", OUTBOUND)):
         endpoint = known.get(("WebhookEndpoint", spec[field]))
         if endpoint is not None and endpoint.spec()["direction"] != way:

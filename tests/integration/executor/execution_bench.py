@@ -19,7 +19,6 @@ from services.executor.calling import Calling
 from services.executor.engine import turns
 from services.executor.engine.recorder import Recorder
 from services.executor.engine.work import Claimed
-from services.executor.engine.worker import Worker, WorkerLimits
 from services.executor.executions import runs
 from services.executor.executions.activity import Activities
 from services.executor.executions.dry_runs import DryRuns
@@ -36,6 +35,7 @@ from services.executor.store.projected import ProjectedObject
 from services.providers.catalog import Catalog
 from services.providers.client import ProviderClient
 from services.sandbox.server import Box, sandbox
+from tests.integration.executor.workers import at_work
 
 TOKEN = "correct-horse-battery-staple"
 CATALOG = Catalog.load()
@@ -230,15 +230,8 @@ class ExecutionBench:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """A worker runs inside the block."""
-        limits = WorkerLimits(poll_s=0.2, away_s=0.1, grace_s=0.1)
-        worker = asyncio.create_task(
-            Worker(self.database, {self.running.name: self.running}, self.recorder, limits).run()
-        )
-        try:
+        async with at_work(self.database, self.running, self.recorder):
             yield
-        finally:
-            worker.cancel()
-            await asyncio.gather(worker, return_exceptions=True)
 
 
 @asynccontextmanager

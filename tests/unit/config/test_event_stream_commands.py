@@ -102,13 +102,13 @@ def answer(token: str = "", **counts: Any) -> pb2.ReplayEventsResponse:
 def test_a_replay_goes_on_to_its_end_and_says_what_it_began(
     tenon: Tenon, registry: Registry
 ) -> None:
-    whole = answer(events=5002, deliveries=5000, executions=2, unreadable=1)
+    whole = answer(events=5002, deliveries=5000, executions=2, sync_runs=1, unreadable=1)
     registry.answer("ReplayEvents", answer("more", events=5000), whole)
     said = tenon(
         *("events", "replay", "acme", "--since", "2026-05-02T08:00", "--until", "2026-05-02T09:00"),
         *("--type", "invoice.*", "--endpoint", "in", "--subscription", "s", "--filter", "true"),
     )
-    words = "5002 events are routed again: 5000 deliveries, 2 executions; 1 do not open any more"
+    words = "5002 events are routed again: 5000 deliveries, 2 executions, 1 syncs; 1 do not open any more"
     assert (said.code, said.words) == (0, words)
     first, second = registry.requests("ReplayEvents")
     assert first.request_id == second.request_id and len(first.request_id) == 36
@@ -125,7 +125,7 @@ def test_a_replay_goes_on_to_its_end_and_says_what_it_began(
 def test_a_dry_run_says_what_would_be(tenon: Tenon, registry: Registry) -> None:
     registry.answer("ReplayEvents", answer(events=2, deliveries=3))
     said = tenon("events", "replay", "acme", "--since", "12h", "--dry-run")
-    assert said.words == "2 events would be routed again: 3 deliveries, 0 executions"
+    assert said.words == "2 events would be routed again: 3 deliveries, 0 executions, 0 syncs"
     assert registry.request.validate_only
     said = tenon("events", "replay", "acme", "--since", "12h", "--dry-run", "--output", "json")
     assert json.loads(said.out)[0]["deliveries"] == "3"

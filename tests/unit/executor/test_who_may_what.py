@@ -44,6 +44,14 @@ MAY: Final = {
     "ListEndpointStates": PEOPLE,
     "ResetCircuit": ADMINS,
     "ListProviderStates": PEOPLE,
+    "TriggerSync": MANAGERS,
+    "GetSyncRun": PEOPLE,
+    "ListSyncRuns": PEOPLE,
+    "CancelSyncRun": MANAGERS,
+    "ListStreams": PEOPLE,
+    "ResetStream": MANAGERS,
+    # Records are not masked.
+    "ListRecords": MANAGERS,
 }
 
 

@@ -400,6 +400,7 @@ class ReplayEventsResponse(_message.Message):
     UNREADABLE_FIELD_NUMBER: _builtins.int
     REACH_TIME_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SYNC_RUNS_FIELD_NUMBER: _builtins.int
     events: _builtins.int
     """Events that were routed to something."""
     deliveries: _builtins.int
@@ -410,6 +411,8 @@ class ReplayEventsResponse(_message.Message):
     """Events that do not open any more."""
     next_page_token: _builtins.str
     """For the next call; empty at the end."""
+    sync_runs: _builtins.int
+    """Transfers of streams."""
     @_builtins.property
     def reach_time(self) -> _timestamp_pb2.Timestamp:
         """All events that came in before are looked at."""
@@ -423,10 +426,11 @@ class ReplayEventsResponse(_message.Message):
         unreadable: _builtins.int = ...,
         reach_time: _timestamp_pb2.Timestamp | None = ...,
         next_page_token: _builtins.str = ...,
+        sync_runs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reach_time", b"reach_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries", "events", b"events", "executions", b"executions", "next_page_token", b"next_page_token", "reach_time", b"reach_time", "unreadable", b"unreadable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries", "events", b"events", "executions", b"executions", "next_page_token", b"next_page_token", "reach_time", b"reach_time", "sync_runs", b"sync_runs", "unreadable", b"unreadable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -624,6 +628,7 @@ class TraceEventResponse(_message.Message):
     SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
     DELIVERIES_FIELD_NUMBER: _builtins.int
     EXECUTIONS_FIELD_NUMBER: _builtins.int
+    SYNC_RUNS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def event(self) -> Global___Event:
         """The event, without payload."""
@@ -640,6 +645,10 @@ class TraceEventResponse(_message.Message):
     def executions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it has run: `tenants/{slug}/executions/{uid}`."""
 
+    @_builtins.property
+    def sync_runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The transfers it has begun: `tenants/{slug}/syncRuns/{uid}`."""
+
     def __init__(
         self,
         *,
@@ -647,10 +656,11 @@ class TraceEventResponse(_message.Message):
         subscriptions: _abc.Iterable[Global___SubscriptionTrace] | None = ...,
         deliveries: _abc.Iterable[_builtins.str] | None = ...,
         executions: _abc.Iterable[_builtins.str] | None = ...,
+        sync_runs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries", "event", b"event", "executions", b"executions", "subscriptions", b"subscriptions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries", "event", b"event", "executions", b"executions", "subscriptions", b"subscriptions", "sync_runs", b"sync_runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -353,6 +353,7 @@ class IntegrationSpec(_message.Message):
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     APP_FIELD_NUMBER: _builtins.int
     AUTOMATION_FIELD_NUMBER: _builtins.int
+    SYNC_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
     """The name people read."""
     provider: _builtins.str
@@ -379,6 +380,10 @@ class IntegrationSpec(_message.Message):
         which a plan shows.
         """
 
+    @_builtins.property
+    def sync(self) -> Global___Sync:
+        """What of it is kept here."""
+
     def __init__(
         self,
         *,
@@ -392,10 +397,11 @@ class IntegrationSpec(_message.Message):
         credential: _builtins.str = ...,
         app: _builtins.str = ...,
         automation: Global___Automation | None = ...,
+        sync: Global___Sync | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "_is_primary", b"_is_primary", "automation", b"automation", "config", b"config", "is_active", b"is_active", "is_primary", b"is_primary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "_is_primary", b"_is_primary", "automation", b"automation", "config", b"config", "is_active", b"is_active", "is_primary", b"is_primary", "sync", b"sync"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "_is_primary", b"_is_primary", "app", b"app", "automation", b"automation", "base_url", b"base_url", "config", b"config", "credential", b"credential", "display_name", b"display_name", "environment", b"environment", "is_active", b"is_active", "is_primary", b"is_primary", "provider", b"provider"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "_is_primary", b"_is_primary", "app", b"app", "automation", b"automation", "base_url", b"base_url", "config", b"config", "credential", b"credential", "display_name", b"display_name", "environment", b"environment", "is_active", b"is_active", "is_primary", b"is_primary", "provider", b"provider", "sync", b"sync"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
     _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015
@@ -407,6 +413,64 @@ class IntegrationSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__is_primary) -> _WhichOneofReturnType__is_primary | None: ...
 
 Global___IntegrationSpec: _TypeAlias = IntegrationSpec  # noqa: Y015
+
+@_typing.final
+class Sync(_message.Message):
+    """What of an integration is transferred here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___SyncStream]:
+        """The streams, each for itself."""
+
+    def __init__(
+        self,
+        *,
+        streams: _abc.Iterable[Global___SyncStream] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["streams", b"streams"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sync: _TypeAlias = Sync  # noqa: Y015
+
+@_typing.final
+class SyncStream(_message.Message):
+    """One list of the provider's that is transferred here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    IS_ACTIVE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The manifest's name for it."""
+    is_active: _builtins.bool
+    """Inactive is not transferred; what is here stays."""
+    @_builtins.property
+    def schedule(self) -> Global___Schedule:
+        """When it is transferred by itself; never where absent."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        schedule: Global___Schedule | None = ...,
+        is_active: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "is_active", b"is_active", "schedule", b"schedule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "is_active", b"is_active", "name", b"name", "schedule", b"schedule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
+    _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_active) -> _WhichOneofReturnType__is_active | None: ...
+
+Global___SyncStream: _TypeAlias = SyncStream  # noqa: Y015
 
 @_typing.final
 class Automation(_message.Message):
@@ -843,7 +907,7 @@ Global___FieldMapping: _TypeAlias = FieldMapping  # noqa: Y015
 
 @_typing.final
 class Schedule(_message.Message):
-    """When a connector runs by itself: either `every` or `cron`. Runs missed meanwhile are made up for by
+    """When a connector runs, or a stream is transferred, by itself: either `every` or `cron`. Runs missed meanwhile are made up for by
     one.
     """
 
@@ -1313,7 +1377,7 @@ Global___DeliveryPolicy: _TypeAlias = DeliveryPolicy  # noqa: Y015
 
 @_typing.final
 class SubscriptionSpec(_message.Message):
-    """A rule that routes events to a connector, to an endpoint, or to an integration's action."""
+    """A rule that routes events to a connector, to an endpoint, to an integration's action, or to a sync."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1325,6 +1389,7 @@ class SubscriptionSpec(_message.Message):
     DELIVER_TO_FIELD_NUMBER: _builtins.int
     TRANSFORM_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    SYNC_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """The endpoint whose events it takes."""
     filter: _builtins.str
@@ -1347,6 +1412,10 @@ class SubscriptionSpec(_message.Message):
     def action(self) -> Global___Action:
         """The integration's action to take."""
 
+    @_builtins.property
+    def sync(self) -> Global___SyncTarget:
+        """The stream to transfer."""
+
     def __init__(
         self,
         *,
@@ -1358,16 +1427,43 @@ class SubscriptionSpec(_message.Message):
         deliver_to: _builtins.str = ...,
         transform: _struct_pb2.Value | None = ...,
         action: Global___Action | None = ...,
+        sync: Global___SyncTarget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "action", b"action", "is_active", b"is_active", "transform", b"transform"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "action", b"action", "is_active", b"is_active", "sync", b"sync", "transform", b"transform"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "action", b"action", "connector", b"connector", "deliver_to", b"deliver_to", "endpoint", b"endpoint", "event_types", b"event_types", "filter", b"filter", "is_active", b"is_active", "transform", b"transform"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_active", b"_is_active", "action", b"action", "connector", b"connector", "deliver_to", b"deliver_to", "endpoint", b"endpoint", "event_types", b"event_types", "filter", b"filter", "is_active", b"is_active", "sync", b"sync", "transform", b"transform"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_active: _TypeAlias = _typing.Literal["is_active"]  # noqa: Y015
     _WhichOneofArgType__is_active: _TypeAlias = _typing.Literal["_is_active", b"_is_active"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__is_active) -> _WhichOneofReturnType__is_active | None: ...
 
 Global___SubscriptionSpec: _TypeAlias = SubscriptionSpec  # noqa: Y015
+
+@_typing.final
+class SyncTarget(_message.Message):
+    """A stream as a subscription's target: each event it takes has it transferred once more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTEGRATION_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
+    integration: _builtins.str
+    """Whose stream it is."""
+    stream: _builtins.str
+    """One of those that its `sync` names."""
+    def __init__(
+        self,
+        *,
+        integration: _builtins.str = ...,
+        stream: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["integration", b"integration", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncTarget: _TypeAlias = SyncTarget  # noqa: Y015
 
 @_typing.final
 class Action(_message.Message):

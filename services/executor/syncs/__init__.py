@@ -1,0 +1,1 @@
+"""Streams of providers: transferred page by page, and their records."""
