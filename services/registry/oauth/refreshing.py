@@ -40,6 +40,7 @@ from services.chassis.rules import Risk
 from services.providers import oauth2
 from services.providers.oauth2 import AnswerUnclear, App, NotOAuth, Tokens, TokensRefused
 from services.registry.audit.log import Event, Log
+from services.registry.credentials.resolving import Expired
 from services.registry.credentials.sealing import Facts, Sealing, Version
 from services.registry.credentials.status import planning
 from services.registry.credentials.tampering import ITSELF
@@ -240,12 +241,9 @@ class Refreshing:
                 raise Reconnect(f"credential {row.name} was revoked", reason="CREDENTIAL_REVOKED")
             if status.is_leased:
                 return float(status.lease_left_s)
-            if status.cool_left_s is not None and status.cool_left_s > 0:
-                raise RefreshFailing(
-                    f"credential {row.name} cannot be refreshed now: {status.reason}",
-                    retry_after_s=float(status.cool_left_s),
-                )
             app_row = await self._app_row(transaction, row)
+            if status.cool_left_s is not None and status.cool_left_s > 0:
+                raise _cooling_down(status, row, app_row)
             leased = {
                 "the_tenant_id": tenant_id,
                 "the_credential_id": credential_id,
@@ -343,7 +341,7 @@ class Refreshing:
         """Who revoked the credential meanwhile knew nothing of these: they must not outlive it."""
         part = "access_token" if tokens.refresh_token is None else "refresh_token"
         try:
-            app = self._exchange.app(lease.app_row)
+            app = self._exchange.former_app(lease.app_row)
             await self._exchange.revoke(app, tokens.refresh_token or tokens.access_token, part)
         except TenonError as error:
             name = lease.credential.name
@@ -377,6 +375,8 @@ class Refreshing:
             raise Reconnect(
                 f"the account of credential {lease.credential.name} must be connected again"
             )
+        if isinstance(error, Expired):
+            raise error
         raise RefreshFailing(
             f"credential {lease.credential.name} cannot be refreshed now: {_words(error)}"
         )
@@ -402,9 +402,13 @@ class Refreshing:
         await self._log.append(transaction, lease.tenant_id, ITSELF, [event])
 
     def _cooling(self, lease: Lease, error: Exception) -> Bound:
-        """What notes a failure that may pass; each further one waits twice as long."""
-        times, known = lease.failures + 1, _is_known(error)
-        longest = min(self._cool_s * 2 ** min(times - 1, 12), LONGEST_COOL_S)
+        """What notes a failure that may pass; each further one waits twice as long.
+
+        An app that has expired fails at nobody's door, and may be renewed at any moment.
+        """
+        times = 0 if isinstance(error, Expired) else lease.failures + 1
+        known = _is_known(error)
+        longest = min(self._cool_s * 2 ** max(0, min(times - 1, 12)), LONGEST_COOL_S)
         cool_s = longest * self._rng.uniform(1 - JITTER, 1 + JITTER)
         if _is_unanswered(error):
             # It may be under way still.
@@ -431,6 +435,16 @@ def _time() -> float:
 
 def _grant(lease: Lease) -> str:
     return lease.credential.grant or CODE
+
+
+def _cooling_down(status: Any, row: Any, app_row: Any) -> TenonError:
+    """What is said while nobody tries: what was said when it failed."""
+    if app_row is not None and app_row.has_ended:
+        return Expired(app_row.name)
+    return RefreshFailing(
+        f"credential {row.name} cannot be refreshed now: {status.reason}",
+        retry_after_s=float(status.cool_left_s),
+    )
 
 
 def _standing(lease: Lease, status: Any) -> Bound:

@@ -125,6 +125,7 @@ OVERLAPPING: Final = Statement(
 _SHOWN = (
     *(c for c in _C if c.name not in {"app_id", "venue_id"}),
     func.coalesce(_APP.c.name, "").label("ref_app"),
+    _APP.c.expires_at.label("app_expires_at"),
     func.coalesce(t.venues.c.name, "").label("ref_venue"),
     *(c for c in _S if c.name not in {"tenant_id", "credential_id", "status"}),
     STANDING,

@@ -38,6 +38,7 @@ _CURRENT = (
     *(_C.tenant_id, _C.credential_id, _C.name, _C.type, _C.grant, _C.version, _C.scopes),
     *(_C.app_id, _C.provider, _C.config, _C.environment),
     *(_C.allowed_endpoints, _C.allowed_ranges),
+    (_C.expires_at < _NOW).label("has_ended"),
 )
 _WITH_VERSION = t.credentials.outerjoin(t.credential_versions, _OF_CURRENT).outerjoin(
     t.data_keys, _OF_KEY

@@ -232,6 +232,19 @@ async def test_an_authorisation_is_for_the_app_it_was_begun_with(world: World) -
     assert (world.redeemed, await world.all()) == ([], [])
 
 
+async def test_an_app_that_has_expired_connects_no_accounts(world: World) -> None:
+    back = await world.visit(await world.begin())
+    await world.rows.execute(
+        "UPDATE registry.credentials SET expires_at = now() WHERE name = 'app'"
+    )
+    with refused(errors.FailedPrecondition, "CREDENTIAL_EXPIRED") as held:
+        await world.begin()
+    assert held[0].message == "credential app has expired"
+    with refused(errors.FailedPrecondition, "CREDENTIAL_EXPIRED"):
+        await world.complete(back)
+    assert (world.redeemed, await world.all()) == ([], [])
+
+
 async def test_an_authorisation_that_is_begun_stands_in_the_audit_log(world: World) -> None:
     await world.begin()
     told = await (

@@ -75,7 +75,7 @@ def test_the_list_says_how_each_stands(tenon: Tenon, registry: Registry) -> None
 def test_every_finding_of_the_contract_can_be_asked_for(tenon: Tenon, registry: Registry) -> None:
     words = ("unused", "expiring", "never-validated", "over-scoped", "rotation-due")
     registry.answer("ListCredentials", pb2.ListCredentialsResponse())
-    for word in (*words, "reconnect", "invalid"):
+    for word in (*words, "reconnect", "invalid", "expired"):
         assert tenon("credentials", "list", "acme", "--finding", word).code == 0
     asked = [request.finding for request in registry.requests("ListCredentials")]
     assert asked == [number for number in pb2.Finding.values() if number]

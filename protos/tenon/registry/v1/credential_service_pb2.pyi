@@ -44,6 +44,8 @@ class _FindingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Finding.Value
     """The account's owner must connect it again."""
     FINDING_INVALID: _Finding.ValueType  # 7
     """The provider refuses it."""
+    FINDING_EXPIRED: _Finding.ValueType  # 8
+    """It has ended, or what it is refreshed by has: its refresh token, or its app."""
 
 class Finding(_Finding, metaclass=_FindingEnumTypeWrapper):
     """What is to be looked at: a credential that shows one of these wants somebody's attention."""
@@ -64,6 +66,8 @@ FINDING_RECONNECT: Finding.ValueType  # 6
 """The account's owner must connect it again."""
 FINDING_INVALID: Finding.ValueType  # 7
 """The provider refuses it."""
+FINDING_EXPIRED: Finding.ValueType  # 8
+"""It has ended, or what it is refreshed by has: its refresh token, or its app."""
 Global___Finding: _TypeAlias = Finding  # noqa: Y015
 
 @_typing.final
