@@ -1,5 +1,7 @@
 """CredentialService."""
 
+from uuid import UUID
+
 from tenon.registry.v1 import credential_service_pb2 as pb2
 
 from services.chassis.ids import parse_name
@@ -74,16 +76,21 @@ class CredentialServicer:
     ) -> pb2.RotateCredentialResponse:
         """A new version beside the old one."""
         who, named = by(request, call), messages.named(call, request.name)
+        turn = messages.turn(request)
         answer = await self._changing.rotate(
             who,
             named,
-            messages.turn(request),
-            lambda row, made: pb2.RotateCredentialResponse(
-                credential=messages.row_message(call.tenant, row),
-                secret=made.reveal() if made is not None else b"",
+            turn,
+            lambda row: pb2.RotateCredentialResponse(
+                credential=messages.row_message(call.tenant, row)
             ).SerializeToString(),
         )
-        return pb2.RotateCredentialResponse.FromString(answer)
+        made = pb2.RotateCredentialResponse.FromString(answer)
+        if not turn.values:
+            uid, version = UUID(made.credential.uid), made.credential.version
+            secret = await self._changing.generated(who, uid, version)
+            made.secret = secret.reveal() if secret is not None else b""
+        return made
 
     async def RevokeCredential(
         self, request: pb2.RevokeCredentialRequest, call: Call

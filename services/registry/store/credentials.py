@@ -121,6 +121,23 @@ OVERLAPPING: Final = Statement(
     .where(*_NAMED, _V.version < _C.version, _V.overlap_until > _NOW, _V.sealed.is_not(None))
     .order_by(_V.version.desc())
 )
+# A version that Tenon made itself and may tell, while it counts.
+TOLD: Final = Statement(
+    select(*(_V.tenant_id, _V.credential_id, _V.version), *_SEALED, *_KEY)
+    .select_from(
+        t.credential_versions.join(t.data_keys, _OF_KEY).join(
+            t.credentials, and_(_C.tenant_id == _V.tenant_id, _C.credential_id == _V.credential_id)
+        )
+    )
+    .where(
+        *_ONE,
+        _V.version == bindparam("version"),
+        _V.origin == "generated",
+        _V.public_key == "",
+        _V.sealed.is_not(None),
+        or_(_V.version == _C.version, _V.overlap_until > _NOW),
+    )
+)
 
 _SHOWN = (
     *(c for c in _C if c.name not in {"app_id", "venue_id"}),

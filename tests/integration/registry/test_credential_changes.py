@@ -268,6 +268,25 @@ async def test_a_webhook_secret_that_nobody_says_is_made_and_told_to_who_asks(
         assert b"whsec_" not in str(answer).encode()
 
 
+async def test_a_repeated_rotation_tells_its_secret_as_long_as_that_stands(
+    owner: Caller, admin: Caller
+) -> None:
+    await owner.apply("acme", [secret("made", "webhook_secret")])
+    asked = request_id()
+    first = await rotate(admin, "made", request_id=asked)
+    await rotate(admin, "made", overlap=HOUR)
+    # It goes on beside the new one.
+    assert await rotate(admin, "made", request_id=asked) == first
+    await shred(admin, "made", 2)
+    again = await rotate(admin, "made", request_id=asked)
+    assert (again.credential, again.secret) == (first.credential, b"")
+
+    other = request_id()
+    assert (await rotate(admin, "made", request_id=other)).secret
+    await rotate(admin, "made", values={"secret": b"whsec_said"}, overlap=timedelta(0))
+    assert not (await rotate(admin, "made", request_id=other)).secret
+
+
 async def test_what_is_revoked_is_destroyed_and_refused_everywhere(
     admin: Caller, executor: Caller, second: Caller, rows: Rows
 ) -> None:

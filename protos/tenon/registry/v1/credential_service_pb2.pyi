@@ -615,7 +615,9 @@ class RotateCredentialResponse(_message.Message):
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     secret: _builtins.bytes
-    """The secret that Tenon made; a private key is not told."""
+    """The secret that Tenon made; a private key is not told. A request that is repeated with its request_id is told it while
+    its version still counts, and nothing afterwards.
+    """
     @_builtins.property
     def credential(self) -> Global___Credential:
         """The credential now."""
