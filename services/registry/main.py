@@ -314,6 +314,7 @@ def _of_credentials(
         secrets.resolving,
         Uses(base.database, secrets.replacing),
         sealing_keys,
+        timedelta(days=settings.retired_key_days),
     )
     connection = _connections(base, settings, secrets, config, sealing, log)
     return (

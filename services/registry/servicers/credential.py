@@ -1,5 +1,6 @@
 """CredentialService."""
 
+from datetime import timedelta
 from uuid import UUID
 
 from tenon.registry.v1 import credential_service_pb2 as pb2
@@ -33,6 +34,7 @@ class CredentialServicer:
         resolving: Resolving,
         uses: Uses,
         sealing_keys: SealingKeys,
+        retired_for: timedelta,
     ) -> None:
         self._reading = reading
         self._putting = putting
@@ -42,6 +44,7 @@ class CredentialServicer:
         self._resolving = resolving
         self._uses = uses
         self._sealing_keys = sealing_keys
+        self._retired_for = retired_for
 
     async def ListCredentials(
         self, request: pb2.ListCredentialsRequest, call: Call
@@ -156,6 +159,7 @@ class CredentialServicer:
         data_key_id, key = await self._resolving.lease_key(call.inside(), asked)
         answer = pb2.LeaseKeyResponse(data_key_uid=str(data_key_id), key=key.reveal())
         answer.ttl.seconds = LEASE_TTL_S
+        answer.retired_ttl.FromTimedelta(self._retired_for)
         return answer
 
     async def GetSealingKey(self, request: pb2.GetSealingKeyRequest, call: Call) -> pb2.SealingKey:

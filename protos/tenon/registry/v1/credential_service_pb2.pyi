@@ -1114,6 +1114,7 @@ class LeaseKeyResponse(_message.Message):
     DATA_KEY_UID_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
+    RETIRED_TTL_FIELD_NUMBER: _builtins.int
     data_key_uid: _builtins.str
     """Which key it was derived from."""
     key: _builtins.bytes
@@ -1122,16 +1123,21 @@ class LeaseKeyResponse(_message.Message):
     def ttl(self) -> _duration_pb2.Duration:
         """How long it may be kept in memory."""
 
+    @_builtins.property
+    def retired_ttl(self) -> _duration_pb2.Duration:
+        """For how long it opens what it sealed, once it is replaced: what is kept longer is lost then."""
+
     def __init__(
         self,
         *,
         data_key_uid: _builtins.str = ...,
         key: _builtins.bytes = ...,
         ttl: _duration_pb2.Duration | None = ...,
+        retired_ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retired_ttl", b"retired_ttl", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_key_uid", b"data_key_uid", "key", b"key", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_key_uid", b"data_key_uid", "key", b"key", "retired_ttl", b"retired_ttl", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
