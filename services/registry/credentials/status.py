@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from services.chassis.database import Bound
-from services.registry.store import credentials as store
+from services.registry.store import credential_status as store
 
 LEAD: Final = timedelta(minutes=5)
 """Tokens are refreshed so long before they end."""
