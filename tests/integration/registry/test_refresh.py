@@ -22,7 +22,9 @@ from services.chassis import errors
 from services.chassis.process import background
 from services.chassis.secret import Secret
 from services.registry.credentials import attention
-from services.registry.oauth.refreshing import COOL_S, JITTER, LEASE_FACTOR, LOST
+from services.registry.oauth.failures import COOL_S, JITTER
+from services.registry.oauth.leases import LEASE_FACTOR
+from services.registry.oauth.refreshing import LOST
 from services.registry.settings import Settings
 from services.sandbox.faults import Fault
 from services.sandbox.grants import Family
