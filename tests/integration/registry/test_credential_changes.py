@@ -19,7 +19,7 @@ from services.chassis.rules import Risk
 from services.chassis.secret import Secret
 from services.chassis.server import Listen, serving
 from services.providers.signing_keys import new_private_key, public_key
-from services.registry import main
+from services.registry import opening
 from services.registry.access.control import AccessControl
 from services.registry.feed import Feed
 from services.registry.settings import Settings
@@ -70,7 +70,7 @@ async def second(
     registry_settings: Settings,
 ) -> AsyncIterator[Caller]:
     """The executor's channel to another process of the same registry."""
-    async with Database(*registry_conninfos, constraints=main.CONSTRAINTS) as database:
+    async with Database(*registry_conninfos, constraints=opening.CONSTRAINTS) as database:
         access = AccessControl(database, envelope.new_key())
         tenants, feed = Tenants(database), Feed(database)
         gates = Gates(registry.access, tenants).in_order()
