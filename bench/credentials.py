@@ -35,7 +35,7 @@ from services.chassis.database import Database
 from services.chassis.secret import Secret
 from services.chassis.settings import load
 from services.deployment import DATABASE, Deployment, create_database
-from services.registry import main as registry
+from services.registry import opening
 from services.registry.credentials.sealing import Sealing, Version
 from services.registry.credentials.tampering import Tampering
 from services.registry.keys.holding import Holding, version_row
@@ -187,8 +187,8 @@ async def _rewrapped(deployment: Deployment, admin: Secret) -> tuple[list[float]
 async def _opened(deployment: Deployment) -> AsyncIterator["_Rotating"]:
     settings = load(Settings, PREFIX, deployment.environment("registry"))
     async with (
-        registry.open_database(settings) as database,
-        registry.open_vault(settings, database) as (vault, holding),
+        opening.open_database(settings) as database,
+        opening.open_vault(settings, database) as (vault, holding),
     ):
         yield _Rotating(database, vault, holding)
 
@@ -213,7 +213,7 @@ class _Rotating:
 
     async def rewrapped(self) -> float:
         """Seconds until the leader has wrapped all by the version that waits."""
-        log = registry.open_log(self.vault)
+        log = opening.open_log(self.vault)
         leader = Rewrapping(
             *(self.database, self.vault, self.holding, log),
             *(Tampering(self.database, log), timedelta(days=1)),

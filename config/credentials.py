@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-import grpc
 from tenon.registry.v1 import credential_service_pb2 as pb2
 from tenon.registry.v1 import credential_service_pb2_grpc
 
@@ -23,8 +22,6 @@ from config.look import CALL_S, shown
 from config.secretvalues import add_values, read_values
 from config.telling import add_out, writing
 from services.chassis.ids import format_tenant
-from services.chassis.redaction import redact
-from services.chassis.status import from_rpc_error
 
 PROVIDER_S: Final = 60.0
 """Seconds for a call in which the registry may ask a provider."""
@@ -89,7 +86,7 @@ def rotate(args: argparse.Namespace) -> int:
     if args.overlap is not None:
         request.overlap.FromTimedelta(args.overlap)
     with writing(args.out) as write, _credentials_of(args) as stub:
-        made = _rotated(stub, request)
+        made = stub.RotateCredential(request, timeout=PROVIDER_S)
         if values:
             return shown(args, [made.credential], credentials_table)
         # A private key stays with the registry: what is taken to the other side is the public one.
@@ -147,16 +144,6 @@ def _credential(
 ) -> pb2.Credential:
     request = pb2.GetCredentialRequest(name=name_in_tenant(args, "credentials"))
     return stub.GetCredential(request, timeout=CALL_S)
-
-
-def _rotated(
-    stub: credential_service_pb2_grpc.CredentialServiceStub, request: pb2.RotateCredentialRequest
-) -> pb2.RotateCredentialResponse:
-    """What the rotation came to; an error is told without the values that were sent."""
-    try:
-        return stub.RotateCredential(request, timeout=PROVIDER_S)
-    except grpc.RpcError as error:
-        raise UsageError(redact(from_rpc_error(error).message)) from None
 
 
 def _say(name: str, version: int, what: str = "secret") -> int:

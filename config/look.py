@@ -23,6 +23,7 @@ from tenon.executor.v1 import (
 from config.cli import Subparsers, UsageError, add_registry_options, limit, open_service
 from config.render import printable
 from config.tables import display
+from services.chassis.redaction import redact
 from services.chassis.status import from_rpc_error
 from services.chassis.strict_json import whole
 
@@ -138,7 +139,7 @@ def lanes(args: argparse.Namespace) -> int:
 
 
 def guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """The command with every fault as one line of words."""
+    """The command with every fault as one line of words, without the secrets that were sent."""
 
     def told(args: argparse.Namespace) -> int:
         try:
@@ -146,7 +147,7 @@ def guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Name
         except UsageError as error:
             words = str(error)
         except grpc.RpcError as error:
-            words = from_rpc_error(error).message
+            words = redact(from_rpc_error(error).message)
         sys.stderr.write(f"tenon: {printable(words)}\n")
         return 1
 

@@ -29,7 +29,7 @@ from services.chassis.database import Database
 from services.chassis.errors import FailedPrecondition
 from services.chassis.secret import Secret
 from services.chassis.settings import load
-from services.registry import main as registry
+from services.registry import opening
 from services.registry.access.bootstrap import Bootstrap, Identity
 from services.registry.access.key_text import key_id_of
 from services.registry.settings import PREFIX, Settings
@@ -128,11 +128,11 @@ async def bootstrapping(
     """What makes the first callers of a registry, by its settings."""
     settings = load(Settings, PREFIX, {**environment, **os.environ})
     async with (
-        registry.open_database(settings) as database,
-        registry.open_vault(settings, database) as (vault, _),
+        opening.open_database(settings) as database,
+        opening.open_vault(settings, database) as (vault, _),
     ):
-        access = registry.open_keys(settings, database)
-        log = registry.open_log(vault)
+        access = opening.open_keys(settings, database)
+        log = opening.open_log(vault)
         yield database, Bootstrap(database, access, log, settings.environment)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from migrations.registry.versions import r0001_wanted_state as first
+from migrations.registry import built_in_roles as first
 from migrations.registry.versions import r0002_credentials as second
 from migrations.registry.versions import r0003_endpoints_out as third
 from migrations.registry.versions import r0007_event_types as seventh

@@ -8,7 +8,7 @@ from typing import Any
 from services.chassis.database import Database
 from services.chassis.egress import Egress, parse_allow
 from services.chassis.secret import Secret
-from services.registry import main
+from services.registry import main, opening
 from services.registry.access.control import AccessControl
 from services.registry.feed import Feed
 from services.registry.settings import Settings
@@ -34,7 +34,7 @@ async def wired(
     """What the registry stands on, and its contracts and loops; the keys are kept up to date."""
     async with (
         Egress(parse_allow(settings.egress_allow), main.EGRESS_LIMITS) as egress,
-        main.open_vault(settings, database) as (vault, holding),
+        opening.open_vault(settings, database) as (vault, holding),
         holding.following(),
     ):
         base = main.Base(database, vault, holding, access, tenants, feed, egress)

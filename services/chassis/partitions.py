@@ -23,6 +23,10 @@ MADE: Final = (-1, 0, 1)
 # Never dropped, whatever the retention: this month and so many before it.
 KEPT_BEHIND: Final = 2
 
+_LONGEST_MONTH: Final = timedelta(days=31)
+_LONGEST_MONTHS: Final = timedelta(days=92)
+"""The longest month, and with it those that are kept behind."""
+
 Partition = tuple[str, date]
 # What a service does with a month before it goes.
 Closing = Callable[[str, date], Awaitable[None]]
@@ -112,6 +116,11 @@ def has_had_its_time(month: date, now: datetime, retention: timedelta) -> bool:
     """Whether all of a month is older than `retention`, and it is not one of those always kept."""
     end = datetime.combine(_shifted(month, 1), time(), UTC)
     return end <= now - retention and month < _shifted(_month_of(now), -KEPT_BEHIND)
+
+
+def longest_kept(retention: timedelta) -> timedelta:
+    """How old a row gets at most before its month goes: it may be the first of a long one."""
+    return max(_LONGEST_MONTH + retention, _LONGEST_MONTHS)
 
 
 def _month_of(moment: datetime) -> date:

@@ -14,13 +14,15 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import adapt, pq
-from psycopg.abc import PQGen, Transformer
+from psycopg.abc import Buffer, PQGen, Transformer
 from psycopg.adapt import PyFormat
 from psycopg.waiting import Ready, Wait
 
 Command = tuple[str, Sequence[Any]]
 Key = tuple[str, tuple[int, ...]]
 Rows = list[Any]
+_Values = Sequence[Buffer | None]
+_Adapted = tuple[Key, _Values, list[pq.Format] | None]
 
 MOST_PREPARED: Final = 500
 """Of one connection; what comes beyond is planned at each call."""
@@ -53,10 +55,12 @@ class Connection(psycopg.AsyncConnection[Any]):
         """
         async with self.lock:
             sent = _Sent(self.pgconn, self._adaptation(), self._statements)
+            # All of them before the first is sent: what cannot be adapted costs no connection.
+            adapted = [sent.adapted(*command) for command in commands]
             try:
                 self.pgconn.enter_pipeline_mode()
-                for sql, parameters in commands:
-                    sent.put(sql, parameters)
+                for each in adapted:
+                    sent.put(*each)
                 self.pgconn.pipeline_sync()
                 results = await self.wait(_received(self.pgconn))
             finally:
@@ -103,15 +107,18 @@ class _Sent:
         # What each result belongs to: a statement, or one that is prepared.
         self._order: list[Key | None] = []
 
-    def put(self, sql: str, parameters: Sequence[Any]) -> None:
-        """Send one statement."""
+    def adapted(self, sql: str, parameters: Sequence[Any]) -> _Adapted:
+        """One statement as it can be sent; raises psycopg's error of a value that cannot."""
         values = self._adapt.dump_sequence(parameters, [PyFormat.AUTO] * len(parameters))
-        types, formats = self._adapt.types or (), self._adapt.formats
-        name = self._name_of((sql, types))
+        return (sql, self._adapt.types or ()), values, self._adapt.formats
+
+    def put(self, key: Key, values: _Values, formats: list[pq.Format] | None) -> None:
+        """Send one statement."""
+        name = self._name_of(key)
         if name is not None:
             self._pgconn.send_query_prepared(name, values, formats)
         else:
-            self._pgconn.send_query_params(sql.encode(), values, types, formats)
+            self._pgconn.send_query_params(key[0].encode(), values, key[1], formats)
         self._order.append(None)
 
     def _name_of(self, key: Key) -> bytes | None:

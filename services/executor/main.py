@@ -29,6 +29,7 @@ from services.chassis.egress import Egress, Limits, parse_allow
 from services.chassis.evaluator import Evaluator
 from services.chassis.interceptors import Gates
 from services.chassis.leader import lead
+from services.chassis.partitions import longest_kept
 from services.chassis.process import background, ready_until_told, start
 from services.chassis.proxies import parse_networks
 from services.chassis.retention import Retention
@@ -387,7 +388,8 @@ def _wire(
     evaluator: Evaluator,
 ) -> Wired:
     uses = Uses()
-    registry, connecting = Registry(channel, uses), RegistryConnecting(channel)
+    longest = longest_kept(timedelta(days=settings.retention_days))
+    registry, connecting = Registry(channel, uses, kept=longest), RegistryConnecting(channel)
     catalog, changes = Catalog.load(), Changes(database)
     calling = Calling(registry, ProviderClient(egress, catalog), uses)
     recorder = Recorder(database, lease_s=settings.lease_s)

@@ -1,8 +1,8 @@
 """The registry service: everything is wired here and nowhere else."""
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,16 +22,14 @@ from tenon.registry.v1 import (
     vault_service_pb2,
 )
 
-from services.chassis.database import Constraints, Database
+from services.chassis.database import Database
 from services.chassis.egress import Egress, Limits, parse_allow
 from services.chassis.endpoint_limits import parse_only
-from services.chassis.errors import Aborted, AlreadyExists, FailedPrecondition
 from services.chassis.interceptors import Gates
 from services.chassis.leader import lead
 from services.chassis.process import background, ready_until_told, start
 from services.chassis.proxies import parse_networks
 from services.chassis.retention import Retention
-from services.chassis.secret import Secret
 from services.chassis.server import Listen, Service, serving
 from services.chassis.settings import SettingsError
 from services.chassis.usage import Counter, kept
@@ -40,18 +38,14 @@ from services.registry.access.api_keys import ApiKeys
 from services.registry.access.changes import Changes
 from services.registry.access.control import AccessControl
 from services.registry.access.grants import Grants
-from services.registry.access.issuers import read_issuers
-from services.registry.access.jwks import Keys, fetching
 from services.registry.access.key_text import ENVIRONMENT
 from services.registry.access.principals import Principals
 from services.registry.access.staff import Staff
-from services.registry.access.tokens import Tokens
 from services.registry.access.usage import Usage
 from services.registry.answers import Once
 from services.registry.audit.anchors import LEADER as ANCHORS
 from services.registry.audit.anchors import Anchors
 from services.registry.audit.log import Log
-from services.registry.audit.masks import Masks
 from services.registry.audit.reading import Audit
 from services.registry.audit.recording import Recording
 from services.registry.audit.reviews import EventReviews
@@ -68,7 +62,6 @@ from services.registry.credentials.tampering import Tampering
 from services.registry.credentials.uses import Uses
 from services.registry.feed import Feed
 from services.registry.integrations import Integrations
-from services.registry.keys.choosing import current, providers_of
 from services.registry.keys.holding import Holding
 from services.registry.keys.replacing import Replacing
 from services.registry.keys.rewrapping import LEADER as KEYS
@@ -84,6 +77,7 @@ from services.registry.oauth.refreshing import Refreshing
 from services.registry.oauth.relaying import Relaying
 from services.registry.oauth.revoking import Revoking
 from services.registry.oauth.wishes import Addresses
+from services.registry.opening import open_access, open_database, open_log, open_vault
 from services.registry.reviews.approvals import Approvals
 from services.registry.reviews.endings import Endings
 from services.registry.reviews.expiry import LEADER as EXPIRY
@@ -114,76 +108,6 @@ from services.registry.wanted.writing import Writer
 
 # What is read of an issuer's keys and of a token endpoint; each call has its own, shorter time.
 EGRESS_LIMITS: Final = Limits(total_s=60, response_bytes=2**18)
-# What a broken constraint means to the caller.
-CONSTRAINTS: Constraints = {
-    "integrations_primary_key": lambda _: FailedPrecondition(
-        "another integration of this provider and environment is primary", reason="PRIMARY_TAKEN"
-    ),
-    "connections_account_key": lambda _: AlreadyExists(
-        "another connection is of this account already", reason="ACCOUNT_CONNECTED"
-    ),
-    "webhook_endpoints_app_key": lambda _: AlreadyExists(
-        "another endpoint owns the stream of this app already", reason="APP_OWNED"
-    ),
-    # Its version moved meanwhile: somebody refreshed it, or rotated it.
-    "credential_versions_pkey": lambda _: Aborted("the credential has a newer version; try again"),
-    **{
-        f"{table}_key_version_fkey": lambda _: Aborted(
-            "the key-encryption key was rotated meanwhile; try again", reason="KEY_VERSION_MOVED"
-        )
-        for table in ("data_keys", "request_answers", "platform_answers", "sealing_keys")
-    },
-    "principals_identity_key": lambda _: AlreadyExists(
-        "a principal of this kind, issuer and subject exists"
-    ),
-    "tenants_slug_key": lambda _: AlreadyExists(
-        "a tenant of this slug exists, or was deleted: a slug is never used again"
-    ),
-}
-
-
-def open_database(settings: Settings) -> Database:
-    """The registry's two pools."""
-    return Database(
-        settings.database_url,
-        settings.system_database_url,
-        pool_size=settings.pool_size,
-        constraints=CONSTRAINTS,
-    )
-
-
-def fingerprint_key(settings: Settings) -> Secret:
-    """What tells changes, chains the audit log and signs links. Raises SettingsError."""
-    return _key("FINGERPRINT_KEY", settings.fingerprint_key)
-
-
-@asynccontextmanager
-async def open_vault(
-    settings: Settings, database: Database
-) -> AsyncIterator[tuple[Vault, Holding]]:
-    """The deployment's keys, opened; without one the registry does not start."""
-    vault = Vault(fingerprint_key(settings))
-    name = current(settings)
-    holding = Holding(database, vault, providers_of(settings), name)
-    await holding.start()
-    yield vault, holding
-
-
-def open_keys(settings: Settings, database: Database) -> AccessControl:
-    """Keys alone, for who makes the first callers."""
-    return AccessControl(database, _key("PEPPER", settings.pepper))
-
-
-def open_access(settings: Settings, database: Database, egress: Egress) -> AccessControl:
-    """Authentication against the registry's own tables, and by the issuers it trusts."""
-    issuers = read_issuers(settings.issuers_file) if settings.issuers_file else ()
-    tokens = Tokens([(each, Keys(each.issuer, fetching(each.jwks, egress))) for each in issuers])
-    return AccessControl(database, _key("PEPPER", settings.pepper), tokens=tokens)
-
-
-def open_log(vault: Vault, catalog: Catalog | None = None) -> Log:
-    """The audit logs, chained by the deployment's key and masked by contract and catalog."""
-    return Log(vault.chain, Masks(SCHEMAS, catalog or Catalog.load()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +238,7 @@ def _of_credentials(
         secrets.resolving,
         Uses(base.database, secrets.replacing),
         sealing_keys,
+        timedelta(days=settings.retired_key_days),
     )
     connection = _connections(base, settings, secrets, config, sealing, log)
     return (
@@ -470,16 +395,6 @@ def _loops(
 def main() -> int:
     """Start the registry by its settings."""
     return start("registry", Settings, PREFIX, run)
-
-
-def _key(name: str, text: Secret) -> Secret:
-    try:
-        key = bytes.fromhex(text.reveal_text())
-    except ValueError:
-        key = b""
-    if len(key) != 32:
-        raise SettingsError(f"{PREFIX}_{name} must be 64 hexadecimal digits")
-    return Secret(key)
 
 
 if __name__ == "__main__":

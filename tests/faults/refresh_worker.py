@@ -24,7 +24,7 @@ from services.chassis.process import background, ready_until_told
 from services.chassis.settings import load
 from services.chassis.telemetry import configure_logging
 from services.providers.catalog import Catalog
-from services.registry import main
+from services.registry import main, opening
 from services.registry.access.invalidations import Invalidations
 from services.registry.credentials import attention
 from services.registry.credentials.attention import REFRESHER, Refresher
@@ -46,12 +46,12 @@ FRESH: Final = "fresh"
 async def opened(settings: Settings) -> AsyncIterator[tuple[Resolving, Refresher]]:
     """What of the registry resolves and refreshes, wired as its main wires it."""
     async with (
-        main.open_database(settings) as database,
+        opening.open_database(settings) as database,
         Egress(parse_allow(settings.egress_allow), main.EGRESS_LIMITS) as egress,
-        main.open_vault(settings, database) as (vault, holding),
+        opening.open_vault(settings, database) as (vault, holding),
     ):
         catalog, sealing = Catalog.load(), Sealing(vault)
-        log = main.open_log(vault, catalog)
+        log = opening.open_log(vault, catalog)
         exchange = Exchange(egress, catalog, sealing, settings.refresh_timeout_s)
         refreshing = Refreshing(database, sealing, exchange, log, cool_s=settings.refresh_cool_s)
         resolving = Resolving(database, sealing, refreshing, Tampering(database, log))

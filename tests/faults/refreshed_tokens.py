@@ -20,7 +20,7 @@ from services.chassis.interceptors import Gates
 from services.chassis.secret import Secret
 from services.chassis.server import Listen, serving
 from services.chassis.status import from_rpc_error
-from services.registry import main
+from services.registry import opening
 from services.registry.access.control import AccessControl
 from services.registry.credentials.sealing import Sealing
 from services.registry.feed import Feed
@@ -211,7 +211,7 @@ async def refreshed_tokens(
     box: Box, settings: Settings, superuser: Secret, folder: Path
 ) -> AsyncIterator[Tokens]:
     """A registry in this process, whose loops do not run, and no process yet."""
-    async with main.open_database(settings) as database:
+    async with opening.open_database(settings) as database:
         access = AccessControl(database, envelope.new_key())
         tenants, feed = Tenants(database), Feed(database)
         async with (

@@ -25,7 +25,7 @@ from services.chassis.channel import open_channel
 from services.chassis.leader import lock_number
 from services.chassis.secret import Secret
 from services.chassis.settings import load
-from services.registry import main
+from services.registry import opening
 from services.registry.credentials.sealing import Sealing
 from services.registry.keys.rewrapping import LEADER
 from services.registry.keys.vault import Vault
@@ -75,7 +75,10 @@ def _filled(family: Family) -> None:
 async def vault_of(family: Family) -> Vault:
     """The deployment's keys, as a process has them that opens them now."""
     told = load(Settings, PREFIX, family.deployment.environment("registry"))
-    async with main.open_database(told) as database, main.open_vault(told, database) as (vault, _):
+    async with (
+        opening.open_database(told) as database,
+        opening.open_vault(told, database) as (vault, _),
+    ):
         return vault
 
 

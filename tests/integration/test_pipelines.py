@@ -69,6 +69,17 @@ async def test_a_statement_after_a_fault_is_prepared_again(connection: Connectio
         assert answer.rows[0].it == "x"
 
 
+async def test_what_cannot_be_adapted_costs_no_connection_and_sends_nothing(
+    connection: Connection,
+) -> None:
+    await connection.send([("CREATE TEMPORARY TABLE things (id int)", ())])
+    adding = ("INSERT INTO things VALUES ($1)", [1])
+    with pytest.raises(psycopg.ProgrammingError, match="cannot adapt"):
+        await connection.send([adding, ("SELECT $1", [object()]), adding])
+    (left,) = await connection.send([("SELECT count(*) AS many FROM things", ())])
+    assert left.rows[0].many == 0
+
+
 async def test_one_that_is_cut_short_leaves_no_answer_to_the_next(connection: Connection) -> None:
     cut = asyncio.create_task(connection.send([("SELECT 1 AS it", ()), SLEEP]))
     async with asyncio.timeout(20):

@@ -1,10 +1,10 @@
 """Which months are wanted, and which have had their time."""
 
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 
 import pytest
 
-from services.chassis.partitions import has_had_its_time, wanted
+from services.chassis.partitions import has_had_its_time, longest_kept, wanted
 
 DAYS_90 = timedelta(days=90)
 
@@ -40,3 +40,15 @@ def test_a_month_goes_when_all_of_it_is_old(
     month: date, now: datetime, retention: timedelta, gone: bool
 ) -> None:
     assert has_had_its_time(month, now, retention) is gone
+
+
+@pytest.mark.parametrize("days", [0, 1, 61, 62, 90, 365])
+def test_nothing_is_kept_longer_than_is_said(days: int) -> None:
+    retention, ages = timedelta(days=days), list[timedelta]()
+    for number in range(48):
+        month = date(2026 + number // 12, number % 12 + 1, 1)
+        begin = now = datetime.combine(month, time(), UTC)
+        while not has_had_its_time(month, now, retention):
+            now += timedelta(days=1)
+        ages.append(now - begin)
+    assert max(ages) == longest_kept(retention)

@@ -7,7 +7,7 @@ every answer is Unavailable, never Unauthenticated.
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -46,7 +46,10 @@ PRINCIPALS: Final = Keeping(fresh_s=30, stale_s=300)
 
 
 class Registry:
-    """Asks the registry over one channel, which must carry the executor's service key."""
+    """Asks the registry over one channel, which must carry the executor's service key.
+
+    `kept` is how long at most stays here what is sealed with a tenant's key.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class Registry:
         *,
         clock: Clock = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        kept: timedelta = timedelta(0),
     ) -> None:
         self._access: access_grpc.AccessServiceAsyncStub = access_grpc.AccessServiceStub(channel)
         self._audit: audit_grpc.AuditServiceAsyncStub = audit_grpc.AuditServiceStub(channel)
@@ -62,7 +66,7 @@ class Registry:
         self._tenants: tenant_grpc.TenantServiceAsyncStub = tenant_grpc.TenantServiceStub(channel)
         self._now = now
         self._principals: Cache[bytes, tenancy.Principal] = Cache(PRINCIPALS, clock)
-        self._secrets = RegistrySecrets(channel, uses or Uses(), clock)
+        self._secrets = RegistrySecrets(channel, uses or Uses(), clock, kept)
 
     async def authenticate(self, credential: str, address: str = "") -> tenancy.Principal:
         """Who a key or token belongs to, that came from an address.

@@ -1,7 +1,9 @@
 """Credentials and leased keys of the registry, remembered for as long as it lets us."""
 
+import logging
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -21,6 +23,8 @@ from services.executor.registry.calls import CALL_S, asked
 from services.executor.registry.credentials import LeasedKey, Resolved
 from services.executor.registry.uses import Use, Used, Uses
 
+log = logging.getLogger(__name__)
+
 REFRESH_S: Final = 60.0
 """The registry asks the provider meanwhile, and may have to wait for another that does."""
 KEEPING: Final = Keeping(fresh_s=300, stale_s=900)
@@ -31,10 +35,18 @@ GONE: Final = frozenset({NotFound.reason, "KEY_SHREDDED"})
 
 
 class RegistrySecrets:
-    """Asks for them over the channel, and says there how they were used."""
+    """Asks for them over the channel, and says there how they were used.
+
+    `kept` is how long at most stays here what is sealed; it is told once where that is longer than
+    a replaced key opens it.
+    """
 
     def __init__(
-        self, channel: grpc.aio.Channel, uses: Uses, clock: Clock = time.monotonic
+        self,
+        channel: grpc.aio.Channel,
+        uses: Uses,
+        clock: Clock = time.monotonic,
+        kept: timedelta = timedelta(0),
     ) -> None:
         self._credentials: pb2_grpc.CredentialServiceAsyncStub = pb2_grpc.CredentialServiceStub(
             channel
@@ -45,6 +57,8 @@ class RegistrySecrets:
         # The version that was refreshed, until the one after it is resolved.
         self._past: dict[tuple[UUID, str], int] = {}
         self._keys: Cache[tuple[UUID, UUID | None], LeasedKey] = Cache(KEEPING, clock)
+        self._kept = kept
+        self._warned = False
 
     async def resolve(self, tenant_id: UUID, name: str, version: int) -> Resolved:
         """The values of a credential; `version` is the projected one: a new one is asked anew."""
@@ -124,10 +138,25 @@ class RegistrySecrets:
             if data_key_id is not None and error.code in GONE:
                 raise Unsealable from None
             raise
+        self._compare(answer)
         key_id = UUID(answer.data_key_uid)
         count = partial(self._uses.note_seal, tenant_id, key_id)
         leased = LeasedKey(key_id, remember(Secret(answer.key)), count)
         return leased, answer.ttl.ToTimedelta().total_seconds()
+
+    def _compare(self, answer: pb2.LeaseKeyResponse) -> None:
+        """Warn an operator, once, before what is kept is past opening."""
+        opens = answer.retired_ttl.ToTimedelta()
+        if self._warned or not answer.HasField("retired_ttl") or self._kept <= opens:
+            return
+        self._warned = True
+        log.warning(
+            "what is sealed here is kept for up to %d days, but opens for %d days only once its key"
+            " was replaced: raise TENON_REGISTRY_RETIRED_KEY_DAYS, or lower"
+            " TENON_EXECUTOR_RETENTION_DAYS",
+            self._kept.days,
+            opens.days,
+        )
 
 
 def _path(tenant_id: UUID, name: str) -> str:

@@ -20,6 +20,7 @@ from services.chassis.ids import uuid7
 from services.chassis.invalidation import Invalidation, identity_of
 from services.chassis.secret import Secret
 from services.chassis.tenancy import PLATFORM, Access, Grant, Principal, State
+from services.chassis.usage import KEY
 from services.registry.access import key_text as keys
 from services.registry.access.invalidations import Invalidations
 from services.registry.access.tokens import Identity, Tokens
@@ -93,11 +94,21 @@ class AccessControl:
                 error.message, reason=CALLER_GUESSES, retry_after_s=error.retry_after_s
             ) from None
 
-    async def current(self, principal_id: UUID) -> Principal | None:
-        """A principal by its id with all its grants of this moment; None: unknown or disabled."""
+    async def current(self, principal_id: UUID, session: str = "") -> Principal | None:
+        """A principal by its id with all its grants of this moment; None: unknown or disabled.
+
+        With the `session` of a key, by which it acted before, it has what that key still gives it:
+        None where the key was revoked, or has expired.
+        """
         async with self._database.system() as transaction:
-            row = await transaction.one(store.FIND_ENABLED, principal_id=principal_id)
-            return await _principal(transaction, row, "", None) if row is not None else None
+            if not session.startswith(KEY):
+                row = await transaction.one(store.FIND_ENABLED, principal_id=principal_id)
+                return await _principal(transaction, row, "", None) if row is not None else None
+            key_id = session.removeprefix(KEY)
+            row = await transaction.one(store.FIND_BY_KEY, principal_id=principal_id, key_id=key_id)
+            if row is None:
+                return None
+            return await _principal(transaction, row, session, None, row.scopes)
 
     async def issue(
         self,
@@ -176,7 +187,7 @@ class AccessControl:
             return await _principal(
                 transaction,
                 row,
-                f"key {row.key_id}",
+                f"{KEY}{row.key_id}",
                 row.expires_at,
                 row.scopes,
                 row.address_ranges,

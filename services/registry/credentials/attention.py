@@ -24,8 +24,8 @@ from services.registry.credentials.changing import (
 from services.registry.credentials.sealing import Facts
 from services.registry.credentials.tampering import ITSELF
 from services.registry.oauth.refreshing import Refreshing
+from services.registry.store import credential_status, invalidations
 from services.registry.store import credentials as store
-from services.registry.store import invalidations
 from services.registry.store import oauth as oauth_store
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Attention:
     async def round(self) -> None:
         """All that is due now; what fails is left for the next round."""
         async with self._database.system() as transaction:
-            due = await transaction.all(store.DUE, size=BATCH)
+            due = await transaction.all(credential_status.DUE, size=BATCH)
         for row in due:
             try:
                 await self._see_to(row.tenant_id, row.credential_id)
@@ -67,7 +67,7 @@ class Attention:
         place = {"tenant_id": tenant_id, "credential_id": credential_id}
         async with self._database.tenant(tenant_id) as transaction:
             _, rows = await transaction.pipeline(
-                [Bound(store.HOLD_ONE, place), Bound(store.WHAT_IS_DUE, place)]
+                [Bound(store.HOLD_ONE, place), Bound(credential_status.WHAT_IS_DUE, place)]
             )
             if not rows:
                 return
@@ -82,10 +82,10 @@ class Attention:
                 calls.append(invalidations.telling(credential=(tenant_id, row.name)))
                 events.append(_event("rotate", row))
             elif row.rotation_is_due:
-                calls += _noticed(place, "rotation_due", store.ROTATION_NOTICED)
+                calls += _noticed(place, "rotation_due", credential_status.ROTATION_NOTICED)
                 events.append(_event("rotation_due", row))
             if row.warning_is_due:
-                calls += _noticed(place, "expiring", store.WARNED)
+                calls += _noticed(place, "expiring", credential_status.WARNED)
                 events.append(_event("expiring", row))
             await transaction.pipeline(calls)
             await self._log.append(transaction, tenant_id, ITSELF, events)
@@ -131,7 +131,7 @@ def _overlap(row: Any) -> timedelta:
 
 def _noticed(place: dict[str, UUID], what: str, done: Any) -> list[Bound]:
     the = {"the_tenant_id": place["tenant_id"], "the_credential_id": place["credential_id"]}
-    return [Bound(store.NOTICED, {**the, "what": what}), Bound(done, the)]
+    return [Bound(credential_status.NOTICED, {**the, "what": what}), Bound(done, the)]
 
 
 def _event(action: str, row: Any) -> Event:

@@ -6,7 +6,7 @@ word to every process that remembers the values.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -35,7 +35,6 @@ LONGEST_REASON: Final = 1000
 
 Answer = Callable[[Any], bytes]
 """Makes a credential's row the answer to a call."""
-AnswerWithSecret = Callable[[Any, Secret | None], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,8 @@ class Changing:
         self._changes = changes
         self._sealing = sealing
 
-    async def rotate(self, by: By, named: Named, turn: Turn, answer: AnswerWithSecret) -> bytes:
-        """A new version; the old one goes on for the overlap."""
+    async def rotate(self, by: By, named: Named, turn: Turn, answer: Answer) -> bytes:
+        """A new version; the old one goes on for the overlap. `generated` tells its secret."""
 
         async def act(transaction: Transaction) -> Done:
             row = await _locked(transaction, named)
@@ -80,10 +79,26 @@ class Changing:
             await transaction.pipeline(calls)
             found = await _shown(transaction, named)
             told = _telling("rotate", found, Risk.HIGH, {"version": found.version})
-            tells = made and not signing_keys.public_key(values[SECRET])
-            return Done(answer(found, values[SECRET] if tells else None), told, _word(named))
+            return Done(answer(found), told, _word(named))
 
         return await self._changes.make_inside(by, act)
+
+    async def generated(self, by: By, credential_id: UUID, version: int) -> Secret | None:
+        """The secret that Tenon made for a version which the caller has just made, or asks for
+        again: read from where it lies anyway, so that no kept answer holds it longer than it
+        counts. None where it counts no more, and for a private key, which stays here.
+        """
+        found: list[Secret] = []
+
+        async def act(transaction: Transaction) -> Done:
+            place = {"tenant_id": by.tenant_id, "credential_id": credential_id}
+            row = await transaction.one(store.TOLD, **place, version=version)
+            if row is not None:
+                found.append(self._sealing.opened(row)[SECRET])
+            return Done(b"", None)
+
+        await self._changes.make_inside(replace(by, asked=None), act)
+        return next(iter(found), None)
 
     async def turning(
         self,

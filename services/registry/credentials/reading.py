@@ -9,6 +9,7 @@ from uuid import UUID
 from services.chassis.database import Database
 from services.chassis.errors import NotFound
 from services.registry.credentials.status import Finding, findings
+from services.registry.store import credential_uses
 from services.registry.store import credentials as store
 
 DAY: Final = timedelta(hours=24)
@@ -64,5 +65,7 @@ class Reading:
         ids = [row.credential_id for row in rows]
         if not ids:
             return {}
-        windows = await self._database.read(tenant_id, store.WINDOWS, tenant_id=tenant_id, ids=ids)
+        windows = await self._database.read(
+            tenant_id, credential_uses.WINDOWS, tenant_id=tenant_id, ids=ids
+        )
         return {window.credential_id: window for window in windows}

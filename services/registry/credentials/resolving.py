@@ -36,6 +36,15 @@ class Unresolvable(FailedPrecondition):
     """A credential that cannot be used as it stands; `reason` says what somebody must do."""
 
 
+class Expired(Unresolvable):
+    """A credential that has ended."""
+
+    reason = "CREDENTIAL_EXPIRED"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"credential {name} has expired")
+
+
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """An opened credential, for memory only; `left_s` is how long it may stay there."""
@@ -210,4 +219,4 @@ def _check(row: Any, name: str) -> None:
     if row.shredded_at is not None:
         raise Unresolvable(f"credential {name} was destroyed", reason="CREDENTIAL_SHREDDED")
     if row.has_ended or _is_over(row):
-        raise Unresolvable(f"credential {name} has expired", reason="CREDENTIAL_EXPIRED")
+        raise Expired(name)

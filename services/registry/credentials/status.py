@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from services.chassis.database import Bound
-from services.registry.store import credentials as store
+from services.registry.store import credential_status as store
 
 LEAD: Final = timedelta(minutes=5)
 """Tokens are refreshed so long before they end."""
@@ -22,6 +22,7 @@ Finding = Literal[
     "rotation_due",
     "reconnect",
     "invalid",
+    "expired",
 ]
 
 
@@ -48,9 +49,12 @@ def findings(row: Any) -> Iterator[Finding]:
         return
     if (row.used_at or row.created_at) < now - UNUSED:
         yield "unused"
-    ends = [end for end in (row.expires_at, row.refresh_expires_at) if end is not None]
+    all_ends = (row.expires_at, row.refresh_expires_at, row.app_expires_at)
+    ends = [end for end in all_ends if end is not None]
     if ends and min(ends) < now + WARNING:
         yield "expiring"
+    if ends and min(ends) <= now:
+        yield "expired"
     if row.validated_at is None:
         yield "never_validated"
     if row.scopes and set(row.granted_scopes or ()) - set(row.scopes):

@@ -9,7 +9,7 @@ from uuid import UUID
 from services.chassis.database import Bound, Database
 from services.chassis.errors import invalid
 from services.registry.keys.replacing import MOST_SEALS, Replacing
-from services.registry.store import credentials as store
+from services.registry.store import credential_uses as store
 from services.registry.store import keys, tenants
 
 MOST: Final = 10_000

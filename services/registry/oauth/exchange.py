@@ -16,6 +16,7 @@ from services.providers import oauth2
 from services.providers.catalog import Catalog
 from services.providers.manifest import OAuth2
 from services.providers.oauth2 import App, NotOAuth, Tokens
+from services.registry.credentials.resolving import Expired
 from services.registry.credentials.sealing import Sealing
 
 ASSERTION_S: Final = 300
@@ -35,7 +36,13 @@ class Exchange:
         self.timeout_s = timeout_s
 
     def app(self, row: Any) -> App:
-        """The app in a credential's row. Raises NotOAuth or FailedPrecondition."""
+        """The app in a credential's row. Raises NotOAuth, Expired or FailedPrecondition."""
+        if row is not None and row.has_ended:
+            raise Expired(row.name)
+        return self.former_app(row)
+
+    def former_app(self, row: Any) -> App:
+        """The same of one that may have expired: to take back what it was given."""
         if row is None or row.sealed is None:
             raise FailedPrecondition("the app has no values", reason="APP_EMPTY")
         values = self._sealing.opened(row)

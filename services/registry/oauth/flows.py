@@ -179,7 +179,7 @@ class Flows:
         if begun != (integration.integration_id, str(app_row.credential_id)):
             raise FlowRefused(NOT_UNDER_WAY)
         # Before the provider gives tokens that nobody may keep.
-        caller = await self._caller(flow, tenant.slug)
+        caller = await self.caller(flow)
         app = self._exchange.app(app_row)
         _check_issuer(app, returned.issuer)
         form = oauth2.code_form(returned.code, wishes.redirect_url, verifier)
@@ -246,16 +246,20 @@ class Flows:
         _check_same(rows[0], integration, wishes, tokens)
         return rows[0]
 
-    async def _caller(self, flow: Any, tenant: str) -> Caller:
-        """Who began it, by their grants of this moment, if these still allow it."""
-        principal = await self._access.current(flow.principal_id)
+    async def caller(self, row: Any) -> Caller:
+        """Who began a flow or made a link, by their key and grants of this moment.
+
+        Raises PermissionDenied where these allow it no more.
+        """
+        starter = starter_of(row)
+        actor = starter.actor
+        principal = await self._access.current(actor.principal_id, actor.session)
         if principal is None:
             raise PermissionDenied("who began this is no longer known", reason="STARTER_UNKNOWN")
-        starter = starter_of(flow)
-        actor, principal = starter.actor, replace(principal, lent_by=starter.lent_by)
+        principal = replace(principal, lent_by=starter.lent_by)
         if not actor.reason:
             principal = principal.without_reason()
-        if not principal.may(PERMISSION, tenant):
+        if not principal.may(PERMISSION, str(starter.tenant_id)):
             raise PermissionDenied("who began this may connect no accounts any more")
         return Caller(actor, principal, PERMISSION)
 

@@ -1,7 +1,8 @@
 """Links by which end users of a tenant connect an account of theirs: signed, expiring, used once.
 
 A link names its tenant and its row, and an HMAC over both proves that we made it; what it is for,
-and until when, stands in the row. Opening it begins a flow that only the same browser can end.
+and until when, stands in the row. Opening it begins a flow that only the same browser can end. It
+serves as long as its maker might make it still: not longer than the key that it was made with.
 """
 
 import re
@@ -13,7 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from services.chassis.database import Database
-from services.chassis.errors import NotFound, invalid
+from services.chassis.errors import NotFound, PermissionDenied, invalid
 from services.chassis.ids import uuid7
 from services.chassis.rules import Risk
 from services.registry.audit.log import Actor, Event, Log
@@ -27,6 +28,7 @@ KIND: Final = "ConnectLink"
 PATH: Final = "/connect/"
 TTL: Final = timedelta(hours=24)
 LONGEST_TTL: Final = timedelta(days=30)
+OVER: Final = "this link is not valid any more"
 _ID_BYTES: Final = 16
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{86}")
 
@@ -111,8 +113,12 @@ class Links:
             tenant_id, store.FIND_LINK, tenant_id=tenant_id, link_id=link_id
         )
         if not rows:
-            raise LinkRefused("this link is not valid any more")
+            raise LinkRefused(OVER)
         row = rows[0]
+        try:
+            await self._flows.caller(row)
+        except PermissionDenied:
+            raise LinkRefused(OVER) from None
         starter = replace(starter_of(row), link_id=link_id)
         return await self._flows.begin(starter, wishes_of(row), in_browser=True)
 
@@ -123,9 +129,9 @@ class Links:
 
     def _read(self, token: str) -> tuple[UUID, UUID]:
         if not _TOKEN.fullmatch(token):
-            raise LinkRefused("this link is not valid any more")
+            raise LinkRefused(OVER)
         whole = urlsafe_b64decode(f"{token}==")
         tenant, link, mark = whole[:_ID_BYTES], whole[_ID_BYTES : 2 * _ID_BYTES], whole[32:]
         if not compare_digest(mark, self._vault.link_mark(tenant, link)):
-            raise LinkRefused("this link is not valid any more")
+            raise LinkRefused(OVER)
         return UUID(bytes=tenant), UUID(bytes=link)

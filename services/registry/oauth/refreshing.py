@@ -16,9 +16,8 @@ over. All times are the database's, but how long a process itself has taken.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
 from typing import Any, Final
@@ -26,24 +25,25 @@ from uuid import UUID
 
 from services.chassis import failpoints
 from services.chassis.database import Bound, Database, Transaction
-from services.chassis.egress import (
-    ConnectFailed,
-    EgressError,
-    EgressRefused,
-    NotPermitted,
-    ResponseTooLarge,
-    Unsendable,
-)
-from services.chassis.errors import Aborted, FailedPrecondition, NotFound, TenonError, Unavailable
-from services.chassis.ids import uuid7
+from services.chassis.errors import Aborted, NotFound, TenonError, Unavailable
 from services.chassis.rules import Risk
-from services.providers import oauth2
-from services.providers.oauth2 import AnswerUnclear, App, NotOAuth, Tokens, TokensRefused
+from services.providers.oauth2 import NotOAuth, Tokens
 from services.registry.audit.log import Event, Log
+from services.registry.credentials.resolving import Expired
 from services.registry.credentials.sealing import Facts, Sealing, Version
 from services.registry.credentials.status import planning
 from services.registry.credentials.tampering import ITSELF
 from services.registry.oauth.exchange import Exchange
+from services.registry.oauth.failures import COOL_S, Cooling, is_final, words
+from services.registry.oauth.leases import (
+    WAIT_S,
+    Lease,
+    Leases,
+    Reconnect,
+    RefreshFailing,
+    loop_time,
+)
+from services.registry.oauth.redeeming import Redeeming
 from services.registry.store import credentials as credential_store
 from services.registry.store import invalidations
 from services.registry.store import oauth as store
@@ -60,65 +60,13 @@ AFTER_CALL: Final = failpoints.declare("refresh.after_call", "the answer is lost
 BEFORE_RECORD: Final = failpoints.declare("refresh.before_record", "the answer is lost: reconnect")
 AFTER_RECORD: Final = failpoints.declare("refresh.after_record", "it is refreshed")
 
-LEASE_FACTOR: Final = 3.0
-"""A lease in timeouts of the call: one to come to it, one for it, one to record its answer; to a
-request that its sender has died over they are time to be handled."""
-WAIT_S: Final = 0.1
 RECORDING_S: Final = 120.0
 """So long it is tried to record an answer while the database is away: it is not given twice."""
 OAUTH2: Final = "oauth2"
-CODE: Final = "authorization_code"
-COOL_S: Final = 30.0
-LONGEST_COOL_S: Final = 3600.0
-JITTER: Final = 0.2
 LOST: Final = "the provider's answer was lost"
 LATE: Final = "its tokens were recorded late; it is refreshed to see whether they hold"
 
-
-class RefreshFailing(Unavailable):
-    """No new token for now; it is tried again."""
-
-    reason = "REFRESH_FAILING"
-
-
-class Reconnect(FailedPrecondition):
-    """No new token ever: the account must be connected again."""
-
-    reason = "CREDENTIAL_RECONNECT"
-
-
-class TooLate(Unavailable):
-    """We were held up until the lease was no longer long enough for the call; nothing was sent."""
-
-    reason = "REFRESH_TOO_LATE"
-
-
 _Asked = tuple[UUID, UUID, int | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to redeem a version's refresh token; `again`: somebody may have before.
-
-    `begun` is the event loop's time before it was taken.
-    """
-
-    tenant_id: UUID
-    credential: Any
-    app_row: Any
-    now: Any
-    fence: int
-    failures: int
-    again: bool
-    begun: float
-
-    @property
-    def place(self) -> dict[str, Any]:
-        """The credential, as statements name it."""
-        return {
-            "the_tenant_id": self.tenant_id,
-            "the_credential_id": self.credential.credential_id,
-        }
 
 
 class Refreshing:
@@ -136,10 +84,10 @@ class Refreshing:
     ) -> None:
         self._database = database
         self._sealing = sealing
-        self._exchange = exchange
         self._log = events
-        self._cool_s = cool_s
-        self._rng = rng or Random()  # noqa: S311 - spreads waits, hides nothing
+        self._leases = Leases(database, exchange.timeout_s)
+        self._redeeming = Redeeming(sealing, exchange)
+        self._cooling = Cooling(cool_s, self._leases.lasting_s, rng)
         self._under_way: dict[_Asked, asyncio.Task[None]] = {}
 
     async def newer(self, tenant_id: UUID, name: str, version: int) -> None:
@@ -185,14 +133,14 @@ class Refreshing:
 
     async def _refresh(self, tenant_id: UUID, credential_id: UUID, version: int | None) -> None:
         BEFORE_LEASE.hit()
-        lease = await self._leased(tenant_id, credential_id, version)
+        lease = await self._leases.take(tenant_id, credential_id, version)
         if lease is None:
             return
         AFTER_INTENT.hit()
         try:
             # What waits past this would record under a lease that is over.
-            async with asyncio.timeout_at(lease.begun + self._lease_s):
-                tokens = await self._redeemed(lease)
+            async with asyncio.timeout_at(lease.begun + self._leases.lasting_s):
+                tokens = await self._redeeming.redeem(lease)
         except Exception as error:  # whatever it is, it must not be tried again at once
             if not isinstance(error, TenonError | TimeoutError):
                 log.exception("credential %s could not be refreshed", credential_id)
@@ -202,104 +150,19 @@ class Refreshing:
         await self._keep(lease, tokens)
         AFTER_RECORD.hit()
 
-    @property
-    def _lease_s(self) -> float:
-        return self._exchange.timeout_s * LEASE_FACTOR
-
-    async def _leased(
-        self, tenant_id: UUID, credential_id: UUID, version: int | None
-    ) -> Lease | None:
-        """A lease with its intent; None where there is a newer version already."""
-        until = _time() + self._exchange.timeout_s
-        while True:
-            lease = await self._try_lease(tenant_id, credential_id, version)
-            if not isinstance(lease, float):
-                return lease
-            if _time() > until:
-                raise RefreshFailing("somebody else is refreshing it", retry_after_s=lease)
-            # Another process is at it; whatever becomes of that, the row will say.
-            await asyncio.sleep(min(max(lease, 0.01), WAIT_S))
-
-    async def _try_lease(
-        self, tenant_id: UUID, credential_id: UUID, version: int | None
-    ) -> Lease | float | None:
-        """The same, or in how many seconds the other's lease ends."""
-        begun = _time()
-        place = {"tenant_id": tenant_id, "credential_id": credential_id}
-        async with self._database.tenant(tenant_id) as transaction:
-            status = await transaction.one(store.HOLD, **place)
-            row = await transaction.one(store.CURRENT, **place)
-            if status is None or row is None or version not in {None, row.version}:
-                return None
-            if version is None and not status.is_due:
-                # Somebody has refreshed it since it was looked up.
-                return None
-            if status.status == "reconnect":
-                raise Reconnect(f"the account of credential {row.name} must be connected again")
-            if status.status == "revoked":
-                raise Reconnect(f"credential {row.name} was revoked", reason="CREDENTIAL_REVOKED")
-            if status.is_leased:
-                return float(status.lease_left_s)
-            if status.cool_left_s is not None and status.cool_left_s > 0:
-                raise RefreshFailing(
-                    f"credential {row.name} cannot be refreshed now: {status.reason}",
-                    retry_after_s=float(status.cool_left_s),
-                )
-            app_row = await self._app_row(transaction, row)
-            leased = {
-                "the_tenant_id": tenant_id,
-                "the_credential_id": credential_id,
-                "new_lease_id": uuid7(),
-                "lasting": timedelta(seconds=self._lease_s),
-                "version": row.version,
-            }
-            await transaction.run(store.LEASE, **leased)
-        again = status.intent_version == row.version
-        fence, failures = status.fence + 1, status.failures
-        return Lease(tenant_id, row, app_row, status.now, fence, failures, again, begun)
-
-    async def _app_row(self, transaction: Transaction, row: Any) -> Any:
-        if row.app_id is None:
-            return None
-        place = {"tenant_id": row.tenant_id, "credential_id": row.app_id}
-        return await transaction.one(store.CURRENT, **place)
-
-    async def _redeemed(self, lease: Lease) -> Tokens:
-        row = lease.credential
-        if lease.app_row is None:
-            raise NotOAuth(f"credential {row.name} names no app")
-        app = self._exchange.app(lease.app_row)
-        form = GRANTS[_grant(lease)](self, lease, app)
-        if _time() > lease.begun + self._exchange.timeout_s:
-            raise TooLate("it took too long to come to the call")
-        return await self._exchange.tokens(app, form)
-
-    def _with_refresh_token(self, lease: Lease, _app: App) -> Mapping[str, str]:
-        values = self._sealing.opened(lease.credential) if lease.credential.sealed else {}
-        if "refresh_token" not in values:
-            raise TokensRefused("invalid_grant")
-        return oauth2.refresh_form(values["refresh_token"])
-
-    def _by_itself(self, lease: Lease, app: App) -> Mapping[str, str]:
-        return oauth2.client_form(app, tuple(lease.credential.scopes))
-
-    def _by_assertion(self, lease: Lease, app: App) -> Mapping[str, str]:
-        assertion = self._exchange.assertion(lease.app_row, app, lease.now)
-        return oauth2.assertion_form(app, assertion, tuple(lease.credential.scopes))
-
     async def _keep(self, lease: Lease, tokens: Tokens) -> None:
         """Record what came, again and again if need be."""
-        until = _time() + RECORDING_S
+        until = loop_time() + RECORDING_S
         while True:
             try:
                 kept = await self._record(lease, tokens)
                 break
             except (Aborted, Unavailable):
-                if _time() > until:
+                if loop_time() > until:
                     raise
             await asyncio.sleep(WAIT_S)
         if not kept:
-            await self._take_back(lease, tokens)
+            await self._redeeming.take_back(lease, tokens)
 
     async def _record(self, lease: Lease, tokens: Tokens) -> bool:
         """Keep what came as a new version, unless there is a newer one: that is as good.
@@ -339,16 +202,6 @@ class Refreshing:
             BEFORE_RECORD.hit()
         return True
 
-    async def _take_back(self, lease: Lease, tokens: Tokens) -> None:
-        """Who revoked the credential meanwhile knew nothing of these: they must not outlive it."""
-        part = "access_token" if tokens.refresh_token is None else "refresh_token"
-        try:
-            app = self._exchange.app(lease.app_row)
-            await self._exchange.revoke(app, tokens.refresh_token or tokens.access_token, part)
-        except TenonError as error:
-            name = lease.credential.name
-            log.warning("new tokens of %s are not taken back: %s", name, error.message)
-
     def _merged(self, current: Any, tokens: Tokens) -> dict[str, Any]:
         """The new parts; what the provider does not give anew stays as it was (RFC 6749, 6)."""
         before = self._sealing.opened(current) if current.sealed else {}
@@ -369,20 +222,22 @@ class Refreshing:
             if current is None or current.version != lease.credential.version:
                 # Somebody else has had an answer meanwhile: what we heard is of an old token.
                 return
-            if _is_final(lease, error):
+            if is_final(lease, error):
                 await self._lost(transaction, lease, error)
             else:
-                await transaction.pipeline([self._cooling(lease, error)])
-        if _is_final(lease, error):
+                await transaction.pipeline([self._cooling.noting(lease, error)])
+        if is_final(lease, error):
             raise Reconnect(
                 f"the account of credential {lease.credential.name} must be connected again"
             )
+        if isinstance(error, Expired):
+            raise error
         raise RefreshFailing(
-            f"credential {lease.credential.name} cannot be refreshed now: {_words(error)}"
+            f"credential {lease.credential.name} cannot be refreshed now: {words(error)}"
         )
 
     async def _lost(self, transaction: Transaction, lease: Lease, error: Exception) -> None:
-        why = LOST if lease.again else _words(error)
+        why = LOST if lease.again else words(error)
         held = {**lease.place, "held_fence": lease.fence, "why": why}
         if await transaction.run(store.RECONNECT, **held) == 0:
             raise Aborted("somebody else refreshes it by now")
@@ -401,37 +256,6 @@ class Refreshing:
         )
         await self._log.append(transaction, lease.tenant_id, ITSELF, [event])
 
-    def _cooling(self, lease: Lease, error: Exception) -> Bound:
-        """What notes a failure that may pass; each further one waits twice as long."""
-        times, known = lease.failures + 1, _is_known(error)
-        longest = min(self._cool_s * 2 ** min(times - 1, 12), LONGEST_COOL_S)
-        cool_s = longest * self._rng.uniform(1 - JITTER, 1 + JITTER)
-        if _is_unanswered(error):
-            # It may be under way still.
-            cool_s = max(cool_s, self._lease_s)
-        return Bound(
-            store.FAILED,
-            {
-                **lease.place,
-                "held_fence": lease.fence,
-                "new_status": _status_after(error),
-                "why": _words(error),
-                "times": times,
-                "cool": timedelta(seconds=cool_s),
-                # An intent stands until somebody knows what became of it.
-                "intent": None if known and not lease.again else lease.credential.version,
-            },
-        )
-
-
-def _time() -> float:
-    """The event loop's own clock, in seconds: for how long we have taken, and for nothing else."""
-    return asyncio.get_running_loop().time()
-
-
-def _grant(lease: Lease) -> str:
-    return lease.credential.grant or CODE
-
 
 def _standing(lease: Lease, status: Any) -> Bound:
     """How a credential stands with new tokens.
@@ -442,38 +266,6 @@ def _standing(lease: Lease, status: Any) -> Bound:
     if status.fence == lease.fence and status.status != "reconnect":
         return Bound(store.REFRESHED, lease.place)
     return Bound(store.RECORDED_LATE, {**lease.place, "why": LATE})
-
-
-def _is_final(lease: Lease, error: Exception) -> bool:
-    """Whether there is no token ever again; an app that comes by tokens itself can be put right."""
-    return isinstance(error, TokensRefused) and error.is_final and _grant(lease) == CODE
-
-
-def _is_unanswered(error: Exception) -> bool:
-    """Whether the provider may have the request still: it was sent, and no word has come back."""
-    return not _is_known(error) and not isinstance(error, AnswerUnclear | ResponseTooLarge)
-
-
-def _is_known(error: Exception) -> bool:
-    """Whether it is known that nothing was redeemed: not sent, or refused in so many words."""
-    return isinstance(
-        error,
-        ConnectFailed | EgressRefused | NotPermitted | Unsendable | TokensRefused | NotOAuth,
-    ) or (isinstance(error, TenonError) and not isinstance(error, EgressError | AnswerUnclear))
-
-
-def _status_after(error: Exception) -> str | None:
-    """How the credential stands after a failure; None: as before, since it says nothing of it."""
-    if isinstance(error, TokensRefused):
-        return "invalid"
-    # Whether the token is redeemed nobody knows until it is tried again.
-    return None if _is_known(error) else "uncertain"
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, TenonError):
-        return error.message
-    return "the provider took too long" if isinstance(error, TimeoutError) else "a fault of ours"
 
 
 def _facts(current: Any, tokens: Tokens, now: Any) -> Facts:
@@ -488,11 +280,3 @@ def _facts(current: Any, tokens: Tokens, now: Any) -> Facts:
         end(tokens.refresh_expires_in_s) or current.refresh_expires_at,
         tuple(granted),
     )
-
-
-GRANTS: Final[Mapping[str, Callable[[Refreshing, Lease, App], Mapping[str, str]]]] = {
-    CODE: Refreshing._with_refresh_token,  # noqa: SLF001 - this module's own
-    "client_credentials": Refreshing._by_itself,  # noqa: SLF001 - likewise
-    "jwt_bearer": Refreshing._by_assertion,  # noqa: SLF001 - likewise
-}
-"""What is sent for new tokens, by how the app comes by them."""

@@ -46,7 +46,7 @@ class Revoking:
         if not rows or rows[0].type != "oauth2" or not rows[0].sealed or not rows[0].app_id:
             return None
         try:
-            app = self._exchange.app(await self._app_row(named.tenant_id, rows[0].app_id))
+            app = self._exchange.former_app(await self._app_row(named.tenant_id, rows[0].app_id))
             values = self._sealing.opened(rows[0])
         except TenonError as error:
             log.warning("credential %s is not taken back at its provider: %s", named.name, error)

@@ -1,5 +1,8 @@
 """CredentialService."""
 
+from datetime import timedelta
+from uuid import UUID
+
 from tenon.registry.v1 import credential_service_pb2 as pb2
 
 from services.chassis.ids import parse_name
@@ -31,6 +34,7 @@ class CredentialServicer:
         resolving: Resolving,
         uses: Uses,
         sealing_keys: SealingKeys,
+        retired_for: timedelta,
     ) -> None:
         self._reading = reading
         self._putting = putting
@@ -40,6 +44,7 @@ class CredentialServicer:
         self._resolving = resolving
         self._uses = uses
         self._sealing_keys = sealing_keys
+        self._retired_for = retired_for
 
     async def ListCredentials(
         self, request: pb2.ListCredentialsRequest, call: Call
@@ -74,16 +79,21 @@ class CredentialServicer:
     ) -> pb2.RotateCredentialResponse:
         """A new version beside the old one."""
         who, named = by(request, call), messages.named(call, request.name)
+        turn = messages.turn(request)
         answer = await self._changing.rotate(
             who,
             named,
-            messages.turn(request),
-            lambda row, made: pb2.RotateCredentialResponse(
-                credential=messages.row_message(call.tenant, row),
-                secret=made.reveal() if made is not None else b"",
+            turn,
+            lambda row: pb2.RotateCredentialResponse(
+                credential=messages.row_message(call.tenant, row)
             ).SerializeToString(),
         )
-        return pb2.RotateCredentialResponse.FromString(answer)
+        made = pb2.RotateCredentialResponse.FromString(answer)
+        if not turn.values:
+            uid, version = UUID(made.credential.uid), made.credential.version
+            secret = await self._changing.generated(who, uid, version)
+            made.secret = secret.reveal() if secret is not None else b""
+        return made
 
     async def RevokeCredential(
         self, request: pb2.RevokeCredentialRequest, call: Call
@@ -149,6 +159,7 @@ class CredentialServicer:
         data_key_id, key = await self._resolving.lease_key(call.inside(), asked)
         answer = pb2.LeaseKeyResponse(data_key_uid=str(data_key_id), key=key.reveal())
         answer.ttl.seconds = LEASE_TTL_S
+        answer.retired_ttl.FromTimedelta(self._retired_for)
         return answer
 
     async def GetSealingKey(self, request: pb2.GetSealingKeyRequest, call: Call) -> pb2.SealingKey:

@@ -10,6 +10,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from services.chassis.database import Statement
 from services.chassis.tenancy import ANY_SOURCE
 from services.registry import tables as t
+from services.registry.store.api_keys import LIVING
 from services.registry.store.tenants import state_of
 
 _KEY, _P, _RP, _R = t.api_keys.c, t.principals.c, t.role_permissions.c, t.roles.c
@@ -39,8 +40,13 @@ FIND_IDENTITY = Statement(
         _P.subject == bindparam("subject"),
     )
 )
-FIND_ENABLED = Statement(
-    select(*_WHO).where(_P.principal_id == bindparam("principal_id"), _P.disabled_at.is_(None))
+_ENABLED = and_(_P.principal_id == bindparam("principal_id"), _P.disabled_at.is_(None))
+FIND_ENABLED = Statement(select(*_WHO).where(_ENABLED))
+# The same, if the key that it once called with still holds.
+FIND_BY_KEY = Statement(
+    select(_KEY.scopes, *_WHO)
+    .select_from(t.api_keys.join(t.principals, _P.principal_id == _KEY.principal_id))
+    .where(_ENABLED, _KEY.key_id == bindparam("key_id"), LIVING)
 )
 
 

@@ -19,15 +19,11 @@ from sqlalchemy import (
 
 from services.chassis.database import Statement
 from services.registry import tables as t
+from services.registry.store.credentials import OF_CURRENT, OF_KEY
 
 _C, _V, _K, _S = t.credentials.c, t.credential_versions.c, t.data_keys.c, t.credential_status.c
 _F, _L = t.oauth_flows.c, t.connect_links.c
 _NOW = func.clock_timestamp()
-_OF_STATUS = and_(_S.tenant_id == _C.tenant_id, _S.credential_id == _C.credential_id)
-_OF_CURRENT = and_(
-    _V.tenant_id == _C.tenant_id, _V.credential_id == _C.credential_id, _V.version == _C.version
-)
-_OF_KEY = and_(_K.tenant_id == _V.tenant_id, _K.data_key_id == _V.data_key_id)
 _TENANT = bindparam("tenant_id", type_=_C.tenant_id.type)
 _ID = bindparam("credential_id", type_=_C.credential_id.type)
 _SEALED = (
@@ -38,9 +34,10 @@ _CURRENT = (
     *(_C.tenant_id, _C.credential_id, _C.name, _C.type, _C.grant, _C.version, _C.scopes),
     *(_C.app_id, _C.provider, _C.config, _C.environment),
     *(_C.allowed_endpoints, _C.allowed_ranges),
+    (_C.expires_at < _NOW).label("has_ended"),
 )
-_WITH_VERSION = t.credentials.outerjoin(t.credential_versions, _OF_CURRENT).outerjoin(
-    t.data_keys, _OF_KEY
+_WITH_VERSION = t.credentials.outerjoin(t.credential_versions, OF_CURRENT).outerjoin(
+    t.data_keys, OF_KEY
 )
 
 # A credential's status, held against whoever else would refresh it, and then it as it stands.

@@ -11,7 +11,8 @@ from services.chassis.channel import open_channel
 from services.chassis.database import Database
 from services.chassis.secret import Secret
 from services.executor.registry.client import Registry
-from services.registry import main as registry_main
+from services.registry import opening
+from tests.integration.executor.delivery_bench import DeliveryBench, delivery_bench
 from tests.integration.executor.execution_bench import ExecutionBench, execution_bench
 from tests.integration.executor.ingress_house import House, ingress_house
 from tests.integration.executor.lane_bench import LaneBench
@@ -38,7 +39,7 @@ async def registry_database(
     registry_conninfos: tuple[Secret, Secret],
 ) -> AsyncIterator[Database]:
     """The registry's pools on this test's database, with what its constraints mean."""
-    async with Database(*registry_conninfos, constraints=registry_main.CONSTRAINTS) as database:
+    async with Database(*registry_conninfos, constraints=opening.CONSTRAINTS) as database:
         yield database
 
 
@@ -65,6 +66,15 @@ async def runs(
 ) -> AsyncIterator[ExecutionBench]:
     """A tenant with connectors to run, and a sandbox they call."""
     async with execution_bench(executor_database, tenant_ids[0]) as made:
+        yield made
+
+
+@pytest.fixture
+async def out(
+    executor_database: Database, tenant_ids: tuple[UUID, UUID]
+) -> AsyncIterator[DeliveryBench]:
+    """A tenant whose events go out, and the endpoint that they go to."""
+    async with delivery_bench(executor_database, tenant_ids[0]) as made:
         yield made
 
 

@@ -25,7 +25,7 @@ from services.chassis.interceptors import Call, Gates
 from services.chassis.secret import Secret
 from services.chassis.server import Listen, serving
 from services.chassis.status import from_rpc_error
-from services.registry import main as registry_main
+from services.registry import opening
 from services.registry.access.control import AccessControl, add_principal
 from services.registry.feed import Feed
 from services.registry.store import tombstones
@@ -130,7 +130,7 @@ class RunningRegistry:
         """Delete what the registry has of a tenant that drains, as if the executor had reported."""
         tenant_id = await self.tenant_id(slug)
         await tombstones.report(self._database, tenant_id, {})
-        await Purge(self._database, registry_main.open_log(self._base.vault)).purge(tenant_id)
+        await Purge(self._database, opening.open_log(self._base.vault)).purge(tenant_id)
 
     def _authorization(self) -> tuple[tuple[str, str], ...]:
         key = self.owner_key.reveal_text()

@@ -13,7 +13,6 @@ import psycopg
 import pytest
 from tenon.executor.v1 import event_service_pb2 as pb
 
-from services.chassis.database import Database
 from services.chassis.errors import PermissionDenied
 from services.chassis.secret import MASK
 from services.chassis.status import from_rpc_error
@@ -23,7 +22,7 @@ from services.executor.ingress.inbound import key_of
 from services.executor.store import positions
 from services.executor.store.consumer_groups import Group
 from services.executor.store.projected import ProjectedObject
-from tests.integration.executor.delivery_bench import DeliveryBench, delivery_bench, subscription
+from tests.integration.executor.delivery_bench import DeliveryBench, subscription
 from tests.integration.executor.event_calls import PARENT, EventCalls, event_calls, uid_of
 
 Admin = psycopg.AsyncConnection[Any]
@@ -32,13 +31,10 @@ NEWEST = pb.SubscribeEventsRequest.START_NEWEST
 
 
 @pytest.fixture
-async def out(
-    executor_database: Database, tenant_ids: tuple[UUID, UUID]
-) -> AsyncIterator[DeliveryBench]:
-    async with delivery_bench(executor_database, tenant_ids[0]) as made:
-        # Nobody is subscribed: consumers need no subscription.
-        await made.want(subscription("none", is_active=False))
-        yield made
+async def out(out: DeliveryBench) -> DeliveryBench:
+    """One to which nobody is subscribed: consumers need no subscription."""
+    await out.want(subscription("none", is_active=False))
+    return out
 
 
 @pytest.fixture

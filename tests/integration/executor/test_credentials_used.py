@@ -5,6 +5,7 @@ import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,6 +15,7 @@ import pytest
 from services.chassis.channel import open_channel
 from services.chassis.database import Database
 from services.chassis.errors import FailedPrecondition
+from services.chassis.invalidation import Invalidation
 from services.chassis.process import background
 from services.chassis.secret import Secret
 from services.chassis.usage import flush
@@ -335,3 +337,19 @@ async def test_a_run_goes_on_when_its_tenant_gets_another_key(acme: Acme) -> Non
     assert (found.state, found.failure_message) == ("success", "")
     again = await acme.runs.executions.run(request)
     assert again.output == {"got": "Issue 7 of acme/shop"}
+
+
+async def test_who_keeps_what_it_seals_longer_than_its_key_is_warned_once(
+    acme: Acme, caplog: pytest.LogCaptureFixture
+) -> None:
+    opens = timedelta(days=200)
+    async with open_channel(acme.service.target, key=acme.service.service_key) as channel:
+        for kept, warnings in ((opens - timedelta(days=1), 0), (opens + timedelta(days=1), 1)):
+            caplog.clear()
+            registry = Registry(channel, kept=kept)
+            key = await registry.lease_key(acme.tenant_id)
+            await registry.lease_key(acme.tenant_id, key.data_key_id)
+            registry.forget(Invalidation("everything"))
+            await registry.lease_key(acme.tenant_id)
+            told = [each for each in caplog.messages if "RETIRED_KEY_DAYS" in each]
+            assert len(told) == warnings

@@ -5,7 +5,7 @@ import hashlib
 import json
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -35,14 +35,6 @@ from tests.integration.executor.delivery_bench import (
     subscription,
 )
 from tests.tls_receiver import issued, tls_receiver
-
-
-@pytest.fixture
-async def out(
-    executor_database: Database, tenant_ids: tuple[UUID, UUID]
-) -> AsyncIterator[DeliveryBench]:
-    async with delivery_bench(executor_database, tenant_ids[0]) as bench:
-        yield bench
 
 
 def all_are(state: str, count: int = 1) -> Callable[[list[Any]], bool]:

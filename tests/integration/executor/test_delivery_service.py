@@ -17,7 +17,6 @@ from tenon.executor.v1 import delivery_service_pb2 as pb
 from tenon.executor.v1 import delivery_service_pb2_grpc as pb_grpc
 from tenon.executor.v1 import lane_service_pb2 as lane_pb
 
-from services.chassis.database import Database
 from services.chassis.ids import uuid7_floor, uuid7_time
 from services.chassis.interceptors import Call
 from services.chassis.server import Listen, Service, serving
@@ -34,7 +33,7 @@ from services.executor.engine.work import LanePolicy
 from services.executor.servicers.delivery import DeliveryServicer
 from services.executor.store import projected
 from services.providers.catalog import Catalog
-from tests.integration.executor.delivery_bench import DeliveryBench, delivery_bench, subscription
+from tests.integration.executor.delivery_bench import DeliveryBench, subscription
 
 Admin = psycopg.AsyncConnection[Any]
 Stub: TypeAlias = "pb_grpc.DeliveryServiceAsyncStub"
@@ -43,14 +42,6 @@ ENDPOINT = f"{PARENT}/webhookEndpoints/out"
 BATCH = 3
 KEYS = "SELECT order_key FROM executor.deliveries ORDER BY id"
 CALLER = uuid4()
-
-
-@pytest.fixture
-async def out(
-    executor_database: Database, tenant_ids: tuple[UUID, UUID]
-) -> AsyncIterator[DeliveryBench]:
-    async with delivery_bench(executor_database, tenant_ids[0]) as made:
-        yield made
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from tenon.executor.v1 import event_service_pb2 as pb
 from tenon.executor.v1 import event_service_pb2_grpc as pb_grpc
 
 from services.chassis import envelope
-from services.chassis.database import Database
 from services.chassis.ids import uuid7
 from services.chassis.secret import MASK
 from services.chassis.status import from_rpc_error
@@ -27,7 +26,6 @@ from services.executor.store import projected
 from services.executor.store.projected import ProjectedObject
 from tests.integration.executor.delivery_bench import (
     DeliveryBench,
-    delivery_bench,
     subscription,
 )
 from tests.integration.executor.event_calls import event_calls
@@ -39,14 +37,6 @@ BLOCKED = (
     "SELECT count(*) FROM pg_stat_activity"
     " WHERE wait_event_type = 'Lock' AND datname = current_database()"
 )
-
-
-@pytest.fixture
-async def out(
-    executor_database: Database, tenant_ids: tuple[UUID, UUID]
-) -> AsyncIterator[DeliveryBench]:
-    async with delivery_bench(executor_database, tenant_ids[0]) as made:
-        yield made
 
 
 @pytest.fixture

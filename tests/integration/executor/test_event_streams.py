@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
-from uuid import UUID
 
 import grpc
 import psycopg
@@ -11,27 +10,18 @@ import pytest
 from google.protobuf.struct_pb2 import Value
 from tenon.executor.v1 import event_service_pb2 as pb
 
-from services.chassis.database import Database
 from services.chassis.errors import PermissionDenied
 from services.chassis.status import from_rpc_error
 from services.executor.engine import steering
 from services.executor.engine.steering import Limits
 from services.executor.events import streaming
-from tests.integration.executor.delivery_bench import DeliveryBench, delivery_bench
+from tests.integration.executor.delivery_bench import DeliveryBench
 from tests.integration.executor.event_calls import PARENT, EventCalls, event_calls, new
 
 Admin = psycopg.AsyncConnection[Any]
 Message = pb.PublishEventStreamRequest
 Call = Any
 """Of both streams; what it reads may be the end."""
-
-
-@pytest.fixture
-async def out(
-    executor_database: Database, tenant_ids: tuple[UUID, UUID]
-) -> AsyncIterator[DeliveryBench]:
-    async with delivery_bench(executor_database, tenant_ids[0]) as made:
-        yield made
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from tenon.executor.v1 import event_service_pb2 as pb
 
-from services.chassis.database import Database
 from services.chassis.ids import uuid7_time
 from services.chassis.secret import MASK
 from services.chassis.status import from_rpc_error
@@ -23,7 +22,7 @@ from services.executor.events.accepting import Event
 from services.executor.events.replaying import SETTLED
 from services.executor.store import positions, projected
 from services.executor.store.projected import ProjectedObject
-from tests.integration.executor.delivery_bench import DeliveryBench, delivery_bench, subscription
+from tests.integration.executor.delivery_bench import DeliveryBench, subscription
 from tests.integration.executor.event_calls import PARENT, EventCalls, event_calls
 
 Admin = psycopg.AsyncConnection[Any]
@@ -33,12 +32,10 @@ LANE = {"concurrency": 4, "rate_per_minute": 0, "ordering": "none"}
 
 
 @pytest.fixture
-async def out(
-    executor_database: Database, tenant_ids: tuple[UUID, UUID]
-) -> AsyncIterator[DeliveryBench]:
-    async with delivery_bench(executor_database, tenant_ids[0]) as made:
-        await made.want(subscription("off", is_active=False))
-        yield made
+async def out(out: DeliveryBench) -> DeliveryBench:
+    """One to which nobody is subscribed yet."""
+    await out.want(subscription("off", is_active=False))
+    return out
 
 
 @pytest.fixture

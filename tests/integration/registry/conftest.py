@@ -15,7 +15,7 @@ from services.chassis.interceptors import Gates
 from services.chassis.process import background
 from services.chassis.secret import Secret
 from services.chassis.server import Listen, serving
-from services.registry import main
+from services.registry import opening
 from services.registry.access.control import AccessControl
 from services.registry.access.tokens import Tokens
 from services.registry.feed import Feed
@@ -55,7 +55,7 @@ async def registry(
     registry_settings: Settings,
 ) -> AsyncIterator[Registry]:
     """The service, wired as its main wires it, on a free port; its loops run when a test says so."""
-    async with Database(*registry_conninfos, constraints=main.CONSTRAINTS) as database:
+    async with Database(*registry_conninfos, constraints=opening.CONSTRAINTS) as database:
         access = AccessControl(database, envelope.new_key(), tokens=tokens, guesses=guesses)
         tenants, feed = Tenants(database), Feed(database)
         gates = Gates(access, tenants).in_order()

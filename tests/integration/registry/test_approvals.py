@@ -17,7 +17,7 @@ from tenon.registry.v1 import tenant_service_pb2 as tenant_pb2
 from tenon.registry.v1 import wanted_pb2 as wanted
 
 from services.chassis import envelope, errors
-from services.registry import main
+from services.registry import opening
 from services.registry.credentials.sealing import Sealing
 from services.registry.reviews import expiry as expiries
 from services.registry.reviews.endings import Endings
@@ -409,7 +409,7 @@ async def test_what_waits_too_long_expires(
     await begin(owner, policy(expires="3600s"))
     author, other = await calling("ADMIN", "acme"), await calling("ADMIN", "acme")
     pending = await submit(author, change())
-    log = main.open_log(registry.vault)
+    log = opening.open_log(registry.vault)
 
     def expiry(later: timedelta) -> Expiry:
         now = datetime.now(UTC) + later
@@ -465,7 +465,7 @@ async def test_what_waits_in_one_tenant_expires_whatever_is_the_matter_with_anot
         f" CHECK (tenant_id <> '{broken}') NOT VALID".encode()
     )
     later = datetime.now(UTC) + timedelta(days=4)
-    endings = Endings(main.open_log(registry.vault), lambda: later)
+    endings = Endings(opening.open_log(registry.vault), lambda: later)
     assert await Expiry(registry.database, endings, lambda: later).expire() == 2
     states = await rows.execute(
         "SELECT t.slug, p.state FROM registry.pending_revisions p"
@@ -510,7 +510,7 @@ async def test_nothing_that_is_left_opens_what_was_sealed(
         )
         copied: Any = await cursor.fetchone()
     assert copied is not None
-    log = main.open_log(registry.vault)
+    log = opening.open_log(registry.vault)
     staging = Staging(Sealing(registry.vault), Endings(log), log)
     async with registry.database.tenant(copied.tenant_id) as transaction:
         opened = await staging.open(transaction, "acme", copied)

@@ -19,7 +19,7 @@ from services.chassis.rules import Risk
 from services.chassis.secret import Secret
 from services.chassis.server import Listen, serving
 from services.providers.signing_keys import new_private_key, public_key
-from services.registry import main
+from services.registry import opening
 from services.registry.access.control import AccessControl
 from services.registry.feed import Feed
 from services.registry.settings import Settings
@@ -70,7 +70,7 @@ async def second(
     registry_settings: Settings,
 ) -> AsyncIterator[Caller]:
     """The executor's channel to another process of the same registry."""
-    async with Database(*registry_conninfos, constraints=main.CONSTRAINTS) as database:
+    async with Database(*registry_conninfos, constraints=opening.CONSTRAINTS) as database:
         access = AccessControl(database, envelope.new_key())
         tenants, feed = Tenants(database), Feed(database)
         gates = Gates(registry.access, tenants).in_order()
@@ -266,6 +266,25 @@ async def test_a_webhook_secret_that_nobody_says_is_made_and_told_to_who_asks(
     ]
     for answer in (await get(admin, "made"), revealed):
         assert b"whsec_" not in str(answer).encode()
+
+
+async def test_a_repeated_rotation_tells_its_secret_as_long_as_that_stands(
+    owner: Caller, admin: Caller
+) -> None:
+    await owner.apply("acme", [secret("made", "webhook_secret")])
+    asked = request_id()
+    first = await rotate(admin, "made", request_id=asked)
+    await rotate(admin, "made", overlap=HOUR)
+    # It goes on beside the new one.
+    assert await rotate(admin, "made", request_id=asked) == first
+    await shred(admin, "made", 2)
+    again = await rotate(admin, "made", request_id=asked)
+    assert (again.credential, again.secret) == (first.credential, b"")
+
+    other = request_id()
+    assert (await rotate(admin, "made", request_id=other)).secret
+    await rotate(admin, "made", values={"secret": b"whsec_said"}, overlap=timedelta(0))
+    assert not (await rotate(admin, "made", request_id=other)).secret
 
 
 async def test_what_is_revoked_is_destroyed_and_refused_everywhere(

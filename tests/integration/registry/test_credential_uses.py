@@ -199,6 +199,7 @@ async def test_every_finding_is_shown_and_finds_its_credentials(
         [
             secret("unused", values={"token": b"x"}),
             secret("expiring", values={"token": b"x"}, expires=soon),
+            secret("expired", values={"token": b"x"}, expires="2026-01-01T00:00:00Z"),
             secret("app", "oauth2_client", **app),
             secret("scoped", "oauth2", app="app", scopes=["read"], values={"access_token": b"x"}),
             secret("due", values={"token": b"x"}, rotation={"every": "172800s"}),
@@ -218,7 +219,8 @@ async def test_every_finding_is_shown_and_finds_its_credentials(
     await report(executor, Reported((await get(owner, "token")).uid, succeeded=NOW))
     expected = {
         pb2.FINDING_UNUSED: ["unused"],
-        pb2.FINDING_EXPIRING: ["expiring"],
+        pb2.FINDING_EXPIRING: ["expired", "expiring"],
+        pb2.FINDING_EXPIRED: ["expired"],
         pb2.FINDING_OVER_SCOPED: ["scoped"],
         pb2.FINDING_ROTATION_DUE: ["due"],
         pb2.FINDING_RECONNECT: ["again"],

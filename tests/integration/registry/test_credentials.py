@@ -15,7 +15,7 @@ from services.registry.credentials.resolving import Resolving
 from services.registry.credentials.sealing import Sealing
 from services.registry.credentials.tampering import Tampering
 from services.registry.keys.holding import WrongKeyError
-from services.registry.main import open_log, open_vault
+from services.registry.opening import open_log, open_vault
 from tests.integration.registry import documents
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.conftest import Calls

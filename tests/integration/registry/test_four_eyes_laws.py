@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tenon.registry.v1 import config_service_pb2 as pb2
 
-from services.registry import main
+from services.registry import opening
 from services.registry.reviews.endings import Endings
 from services.registry.reviews.expiry import Expiry
 from tests.integration.registry.callers import Caller, Registry
@@ -77,7 +77,7 @@ class World:
             await caller.apply(self.slug, [harmless])
         elif action == "expire":
             later = datetime.now(UTC) + timedelta(days=4)
-            endings = Endings(main.open_log(self.registry.vault))
+            endings = Endings(opening.open_log(self.registry.vault))
             await Expiry(self.registry.database, endings, lambda: later).expire()
         elif self.waiting:
             return await self._decide(action, who, self.waiting[what % len(self.waiting)])

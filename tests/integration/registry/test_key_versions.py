@@ -19,7 +19,7 @@ from tenon.registry.v1 import vault_service_pb2 as pb2
 from services.chassis import envelope, errors, sealed_box
 from services.chassis.database import Database
 from services.chassis.secret import Secret
-from services.registry import main
+from services.registry import opening
 from services.registry.credentials.tampering import Tampering
 from services.registry.keys import ring
 from services.registry.keys.holding import Holding, WrongKeyError
@@ -61,7 +61,7 @@ def leader(registry: Registry) -> Rewrapping:
 
 def leading(registry: Registry) -> Rewrapping:
     """What the leader does, a round at a time."""
-    log = main.open_log(registry.vault)
+    log = opening.open_log(registry.vault)
     return Rewrapping(
         *(registry.database, registry.vault, registry.holding, log),
         *(Tampering(registry.database, log), timedelta(days=200)),
@@ -73,7 +73,7 @@ async def another(
     registry: Registry, told: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Holding]:
     """Another registry, on a host of its own, that has said which keys it has."""
-    async with main.open_vault(told, registry.database) as (_, holding):
+    async with opening.open_vault(told, registry.database) as (_, holding):
         await on_its_host(holding, monkeypatch)
         yield holding
 
@@ -149,25 +149,25 @@ async def test_the_first_start_makes_version_1_and_no_other_key_starts_after(
         return settings(key_encryption_key=None, key_encryption_key_file=keyring)
 
     first = told()
-    async with main.open_vault(first, registry_database) as (vault, _):
+    async with opening.open_vault(first, registry_database) as (vault, _):
         key = vault.ring.key(1)
     query = "SELECT version, state, provider, proof, wrapped FROM registry.key_versions"
     ((version, state, name, proof, wrapped),) = await (await rows.execute(query)).fetchall()
     assert (version, state, name, wrapped) == (1, "active", provider, b"")
     assert len(proof) == 32 and key.reveal() not in proof
-    async with main.open_vault(first, registry_database) as (again, _):
+    async with opening.open_vault(first, registry_database) as (again, _):
         assert again.ring.key(1) == key
     if provider == "file":
         assert line_of(keyring, 1) == f"1:{key.reveal().hex()}"
         keyring.write_text("1:" + "ab" * 32)
     with pytest.raises(WrongKeyError) as wrong:
-        async with main.open_vault(told(), registry_database):
+        async with opening.open_vault(told(), registry_database):
             pass
     assert key.reveal().hex() not in str(wrong.value)
     if provider == "file":
         keyring.write_text("")
         with pytest.raises(KeyMissing, match="1:"):
-            async with main.open_vault(told(), registry_database):
+            async with opening.open_vault(told(), registry_database):
                 pass
 
 
@@ -198,7 +198,7 @@ async def test_a_version_waits_until_every_registry_has_it(
         held = {holder.host: list(holder.versions) for holder in listed.holders}
         assert held.pop(ELSEWHERE) == [1] and list(held.values()) == [[1, 2]]
         # A registry that starts anew without the line is one that lacks it.
-        async with main.open_vault(told, registry.database) as (late, _):
+        async with opening.open_vault(told, registry.database) as (late, _):
             assert set(late.ring.keys) == {1}
 
         with refused(errors.FailedPrecondition, "KEY_VERSION_PENDING"):
@@ -247,7 +247,7 @@ async def test_a_registry_that_is_gone_is_not_waited_for(
 async def test_a_leader_that_lacks_the_version_itself_does_not_let_it_wrap(
     registry: Registry, owner: Caller, leader: Rewrapping, rows: Rows
 ) -> None:
-    log, vault = main.open_log(registry.vault), Vault(envelope.new_key())
+    log, vault = opening.open_log(registry.vault), Vault(envelope.new_key())
     blind = Rewrapping(
         *(registry.database, vault, registry.holding, log),
         *(Tampering(registry.database, log), timedelta(days=1)),
@@ -289,7 +289,7 @@ async def test_all_that_a_version_wrapped_is_wrapped_by_the_next_and_opens(
     assert await owner.apply("acme", acme(), request_id=request_id) == applied
     assert await service(owner, "reports", request_id) == uid
     # By a process that has opened nothing before.
-    async with main.open_vault(registry_settings, registry.database) as (vault, _):
+    async with opening.open_vault(registry_settings, registry.database) as (vault, _):
         private = SealingKeys(registry.database, vault)
         assert await private.opened(purpose, text) == Secret(b"sealed in Git")
     executor = await calling("EXECUTOR", kind="service")

@@ -232,6 +232,19 @@ async def test_an_authorisation_is_for_the_app_it_was_begun_with(world: World) -
     assert (world.redeemed, await world.all()) == ([], [])
 
 
+async def test_an_app_that_has_expired_connects_no_accounts(world: World) -> None:
+    back = await world.visit(await world.begin())
+    await world.rows.execute(
+        "UPDATE registry.credentials SET expires_at = now() WHERE name = 'app'"
+    )
+    with refused(errors.FailedPrecondition, "CREDENTIAL_EXPIRED") as held:
+        await world.begin()
+    assert held[0].message == "credential app has expired"
+    with refused(errors.FailedPrecondition, "CREDENTIAL_EXPIRED"):
+        await world.complete(back)
+    assert (world.redeemed, await world.all()) == ([], [])
+
+
 async def test_an_authorisation_that_is_begun_stands_in_the_audit_log(world: World) -> None:
     await world.begin()
     told = await (
@@ -430,6 +443,52 @@ async def test_a_link_is_worth_what_its_maker_still_may(world: World, calling: C
     assert (await world.relay(back, begun.browser)).status == "failed"
     # Nobody holds tokens that nobody may keep.
     assert (world.redeemed, world.box.identity.families, await world.all()) == ([], [], [])
+
+
+OF_MAKER: Final = "(SELECT principal_id FROM registry.connect_links)"
+ENDED: Final = {
+    "its key was revoked": f"UPDATE registry.api_keys SET revoked_at = now()"
+    f" WHERE principal_id = {OF_MAKER}",
+    "its key has expired": f"UPDATE registry.api_keys SET expires_at = now()"
+    f" WHERE principal_id = {OF_MAKER}",
+    "it may not call": f"UPDATE registry.principals SET disabled_at = now()"
+    f" WHERE principal_id = {OF_MAKER}",
+    "it lost its role": f"DELETE FROM registry.role_bindings WHERE subject = {OF_MAKER}::text",
+}
+
+
+@pytest.mark.parametrize("end", ENDED.values(), ids=ENDED)
+async def test_a_link_does_not_outlive_its_makers_right_to_make_it(
+    world: World, calling: Calls, end: str
+) -> None:
+    token = await world.link(await calling("ADMIN", "acme"))
+    begun = await world.open(token)
+    back = await world.visit(begun)
+    with refused(errors.NotFound, "CONNECT_LINK_REFUSED") as unknown:
+        await world.open("garbage")
+    await world.rows.execute(end)
+    with refused(errors.NotFound, "CONNECT_LINK_REFUSED") as held:
+        await world.open(token)
+    assert held[0].message == unknown[0].message
+    # Nor does what it had begun end in a connection.
+    assert (await world.relay(back, begun.browser)).status == "failed"
+    assert (world.redeemed, await world.all()) == ([], [])
+
+
+async def test_a_link_asks_for_its_own_key_and_for_no_more_than_that_may(
+    world: World, calling: Calls
+) -> None:
+    maker = await calling("ADMIN", "acme", scopes=("connections.manage",))
+    token = await world.link(maker)
+    uid = (await maker.access.WhoAmI(access_pb2.WhoAmIRequest())).principal.uid
+    wish = key_pb2.CreateKeyRequest(
+        principal=f"principals/{uid}", display_name="other", scopes=["tenants.read"]
+    )
+    other = await world.owner.keys.CreateKey(wish)
+    name = key_pb2.RevokeKeyRequest(name=other.key.name)
+    await world.owner.keys.RevokeKey(name)
+    begun = await world.open(token)
+    assert (await world.relay(await world.visit(begun), begun.browser)).status == "connected"
 
 
 async def test_disconnecting_ends_it_here_and_at_the_provider(world: World) -> None:

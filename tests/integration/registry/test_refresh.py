@@ -22,7 +22,9 @@ from services.chassis import errors
 from services.chassis.process import background
 from services.chassis.secret import Secret
 from services.registry.credentials import attention
-from services.registry.oauth.refreshing import COOL_S, JITTER, LEASE_FACTOR, LOST
+from services.registry.oauth.failures import COOL_S, JITTER
+from services.registry.oauth.leases import LEASE_FACTOR
+from services.registry.oauth.refreshing import LOST
 from services.registry.settings import Settings
 from services.sandbox.faults import Fault
 from services.sandbox.grants import Family
@@ -265,6 +267,47 @@ async def test_a_wrong_client_is_told_and_tried_again_later(world: World) -> Non
 
     async with world.leading():
         await until(valid)
+
+
+async def test_an_app_that_has_expired_refreshes_nothing_until_it_is_renewed(world: World) -> None:
+    expired = app(world.box)
+    expired.credential.expires = "2026-01-01T00:00:00Z"
+    await world.apply(expired, token(world.box), token(world.box, "ended"))
+    await world.ends(-1, "ended")
+    with refused(errors.FailedPrecondition, "CREDENTIAL_EXPIRED"):
+        await world.resolve("ended")
+    # While it holds, a token is given; nobody asks for another, and it is said why.
+    await world.ends(30)
+    assert (await world.resolve()).version == 1
+    for _ in ("at first", "while it cools down"):
+        with refused(errors.FailedPrecondition, "CREDENTIAL_EXPIRED") as held:
+            await world.refresh(1)
+        assert held[0].message == "credential app has expired"
+    assert world.asked == []
+    assert (await world.see()).status_reason == "credential app has expired"
+    request = pb2.ListCredentialsRequest(parent="tenants/acme", finding=pb2.FINDING_EXPIRED)
+    found = await world.owner.credentials.ListCredentials(request)
+    assert [one.name.rpartition("/")[2] for one in found.credentials] == ["app", "ended", "token"]
+
+    # However often it was in vain, it goes on soon after.
+    await world.cooled()
+    for _ in range(3):
+        with refused(errors.FailedPrecondition, "CREDENTIAL_EXPIRED"):
+            await world.refresh(1)
+        assert await world.cooled() <= COOL_S * (1 + JITTER)
+    await world.apply(app(world.box))
+    assert (await world.refresh(1)).version == 2
+    assert pb2.FINDING_EXPIRED not in (await world.see()).findings
+
+
+async def test_tokens_of_an_app_that_has_expired_are_taken_back_still(world: World) -> None:
+    await world.apply(token(world.box))
+    await world.rows.execute(
+        "UPDATE registry.credentials SET expires_at = now() WHERE name = 'app'"
+    )
+    request = pb2.RevokeCredentialRequest(name="tenants/acme/credentials/token")
+    await world.owner.credentials.RevokeCredential(request, timeout=10)
+    assert world.family.revoked == "revoked"
 
 
 async def test_what_the_provider_took_back_must_be_connected_again(

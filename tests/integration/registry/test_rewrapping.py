@@ -13,7 +13,7 @@ from tenon.registry.v1 import vault_service_pb2 as pb2
 
 from services.chassis import envelope, errors
 from services.chassis.secret import Secret
-from services.registry import main
+from services.registry import opening
 from services.registry.credentials.places import key_place
 from services.registry.credentials.tampering import Tampering
 from services.registry.keys.replacing import MOST_SEALS
@@ -401,7 +401,7 @@ async def test_a_tenants_own_keys_cannot_stand_for_each_other(
 async def test_a_replaced_key_outlives_whoever_has_just_seen_it_as_the_current_one(
     registry: Registry, owner: Caller, executor: Caller, rows: Rows
 ) -> None:
-    log = main.open_log(registry.vault)
+    log = opening.open_log(registry.vault)
     at_once = Rewrapping(
         *(registry.database, registry.vault, registry.holding, log),
         *(Tampering(registry.database, log), timedelta(0)),

@@ -13,7 +13,7 @@ from tenon.registry.v1 import staff_service_pb2 as staff
 
 from services.chassis import errors
 from services.chassis.secret import Secret
-from services.registry import main
+from services.registry import opening
 from services.registry.access.bootstrap import Bootstrap, Identity
 from tests.integration.registry.callers import Caller, Registry, refused
 from tests.integration.registry.documents import acme
@@ -204,7 +204,7 @@ async def test_roles_are_listed_with_what_they_allow(owner: Caller) -> None:
 
 async def test_of_many_first_owners_at_once_there_is_one(registry: Registry, rows: Rows) -> None:
     told: list[Secret] = []
-    log = main.open_log(registry.vault)
+    log = opening.open_log(registry.vault)
     bootstrap = Bootstrap(registry.database, registry.access, log, "test")
     done = await asyncio.gather(
         *(bootstrap.owner(Identity(), told.append) for _ in range(4)), return_exceptions=True

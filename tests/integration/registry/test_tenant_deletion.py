@@ -23,7 +23,7 @@ from services.chassis import errors
 from services.chassis.invalidation import EVERYTHING
 from services.chassis.usage import Counted, Stay
 from services.registry.access.usage import Usage
-from services.registry.main import open_log
+from services.registry.opening import open_log
 from services.registry.store import tombstones
 from services.registry.store.purge import KEPT, ROWS
 from services.registry.tenants.purge import Purge

@@ -11,8 +11,8 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from tenon.registry.v1 import credential_service_pb2 as pb2
 
-from services.chassis.errors import InvalidArgument
-from tests.unit.config.conftest import Registry, Said, Tenon, rows
+from services.chassis.errors import InvalidArgument, PermissionDenied, TenonError, Unavailable
+from tests.unit.config.conftest import KEY, Registry, Said, Tenon, rows
 
 Credential = pb2.Credential
 CANARY = "canary-value-1"
@@ -75,7 +75,7 @@ def test_the_list_says_how_each_stands(tenon: Tenon, registry: Registry) -> None
 def test_every_finding_of_the_contract_can_be_asked_for(tenon: Tenon, registry: Registry) -> None:
     words = ("unused", "expiring", "never-validated", "over-scoped", "rotation-due")
     registry.answer("ListCredentials", pb2.ListCredentialsResponse())
-    for word in (*words, "reconnect", "invalid"):
+    for word in (*words, "reconnect", "invalid", "expired"):
         assert tenon("credentials", "list", "acme", "--finding", word).code == 0
     asked = [request.finding for request in registry.requests("ListCredentials")]
     assert asked == [number for number in pb2.Finding.values() if number]
@@ -237,6 +237,23 @@ def test_a_refusal_that_repeats_a_value_is_told_without_it(
     said = rotate(tenon, "--value", "token=env:NEW_TOKEN")
     assert said.code == 1 and "is too short" in said.err
     assert CANARY not in said.out + said.err
+
+
+@pytest.mark.parametrize("failure", [Unavailable, PermissionDenied])
+def test_a_rotation_that_fails_is_told_as_any_command_that_does(
+    tenon: Tenon,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: type[TenonError],
+) -> None:
+    monkeypatch.setenv("NEW_TOKEN", CANARY)
+    error = failure(f"not with {KEY} at this moment")
+    registry.answer("GetCredential", error)
+    registry.answer("RotateCredential", error)
+    other = tenon("credentials", "show", "acme", "github-token")
+    said = rotate(tenon, "--value", "token=env:NEW_TOKEN")
+    assert said == other
+    assert said.code == 1 and "at this moment" in said.err and KEY not in said.err
 
 
 def test_a_secret_that_tenon_makes_is_all_of_standard_output(

@@ -5,7 +5,7 @@ import pytest
 from services.chassis.secret import Secret
 from services.chassis.settings import SettingsError
 from services.registry.keys.choosing import current
-from services.registry.main import fingerprint_key
+from services.registry.opening import fingerprint_key
 from tests.wiring import settings
 
 

@@ -127,7 +127,8 @@ class ConnectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateConnectLink(self, request, context):
-        """A link that an end user of the tenant opens to connect an account of theirs.
+        """A link that an end user of the tenant opens to connect an account of theirs. It opens as long as the key that made it
+        holds and its maker may connect accounts: who hands out links for longer makes them with a key that lives longer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

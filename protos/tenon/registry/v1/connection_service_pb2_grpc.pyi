@@ -44,7 +44,9 @@ class ConnectionServiceStub:
     CompleteOAuth: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.CompleteOAuthRequest, _connection_service_pb2.CompleteOAuthResponse]
     """Ends it: the provider's code becomes a credential and a connection. By who began it, once."""
     CreateConnectLink: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.CreateConnectLinkRequest, _connection_service_pb2.ConnectLink]
-    """A link that an end user of the tenant opens to connect an account of theirs."""
+    """A link that an end user of the tenant opens to connect an account of theirs. It opens as long as the key that made it
+    holds and its maker may connect accounts: who hands out links for longer makes them with a key that lives longer.
+    """
     ListConnectLinks: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.ListConnectLinksRequest, _connection_service_pb2.ListConnectLinksResponse]
     """The links that may still be used, without their addresses, the oldest first."""
     RevokeConnectLink: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.RevokeConnectLinkRequest, _connection_service_pb2.ConnectLink]
@@ -70,7 +72,9 @@ class ConnectionServiceAsyncStub(ConnectionServiceStub):
     CompleteOAuth: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.CompleteOAuthRequest, _connection_service_pb2.CompleteOAuthResponse]  # type: ignore[assignment]
     """Ends it: the provider's code becomes a credential and a connection. By who began it, once."""
     CreateConnectLink: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.CreateConnectLinkRequest, _connection_service_pb2.ConnectLink]  # type: ignore[assignment]
-    """A link that an end user of the tenant opens to connect an account of theirs."""
+    """A link that an end user of the tenant opens to connect an account of theirs. It opens as long as the key that made it
+    holds and its maker may connect accounts: who hands out links for longer makes them with a key that lives longer.
+    """
     ListConnectLinks: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.ListConnectLinksRequest, _connection_service_pb2.ListConnectLinksResponse]  # type: ignore[assignment]
     """The links that may still be used, without their addresses, the oldest first."""
     RevokeConnectLink: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.RevokeConnectLinkRequest, _connection_service_pb2.ConnectLink]  # type: ignore[assignment]
@@ -129,7 +133,9 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.CreateConnectLinkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.ConnectLink, _abc.Awaitable[_connection_service_pb2.ConnectLink]]:
-        """A link that an end user of the tenant opens to connect an account of theirs."""
+        """A link that an end user of the tenant opens to connect an account of theirs. It opens as long as the key that made it
+        holds and its maker may connect accounts: who hands out links for longer makes them with a key that lives longer.
+        """
 
     @_abc_1.abstractmethod
     def ListConnectLinks(

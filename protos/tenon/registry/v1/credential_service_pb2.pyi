@@ -44,6 +44,8 @@ class _FindingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Finding.Value
     """The account's owner must connect it again."""
     FINDING_INVALID: _Finding.ValueType  # 7
     """The provider refuses it."""
+    FINDING_EXPIRED: _Finding.ValueType  # 8
+    """It has ended, or what it is refreshed by has: its refresh token, or its app."""
 
 class Finding(_Finding, metaclass=_FindingEnumTypeWrapper):
     """What is to be looked at: a credential that shows one of these wants somebody's attention."""
@@ -64,6 +66,8 @@ FINDING_RECONNECT: Finding.ValueType  # 6
 """The account's owner must connect it again."""
 FINDING_INVALID: Finding.ValueType  # 7
 """The provider refuses it."""
+FINDING_EXPIRED: Finding.ValueType  # 8
+"""It has ended, or what it is refreshed by has: its refresh token, or its app."""
 Global___Finding: _TypeAlias = Finding  # noqa: Y015
 
 @_typing.final
@@ -611,7 +615,9 @@ class RotateCredentialResponse(_message.Message):
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     secret: _builtins.bytes
-    """The secret that Tenon made; a private key is not told."""
+    """The secret that Tenon made; a private key is not told. A request that is repeated with its request_id is told it while
+    its version still counts, and nothing afterwards.
+    """
     @_builtins.property
     def credential(self) -> Global___Credential:
         """The credential now."""
@@ -1108,6 +1114,7 @@ class LeaseKeyResponse(_message.Message):
     DATA_KEY_UID_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
+    RETIRED_TTL_FIELD_NUMBER: _builtins.int
     data_key_uid: _builtins.str
     """Which key it was derived from."""
     key: _builtins.bytes
@@ -1116,16 +1123,21 @@ class LeaseKeyResponse(_message.Message):
     def ttl(self) -> _duration_pb2.Duration:
         """How long it may be kept in memory."""
 
+    @_builtins.property
+    def retired_ttl(self) -> _duration_pb2.Duration:
+        """For how long it opens what it sealed, once it is replaced: what is kept longer is lost then."""
+
     def __init__(
         self,
         *,
         data_key_uid: _builtins.str = ...,
         key: _builtins.bytes = ...,
         ttl: _duration_pb2.Duration | None = ...,
+        retired_ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retired_ttl", b"retired_ttl", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_key_uid", b"data_key_uid", "key", b"key", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_key_uid", b"data_key_uid", "key", b"key", "retired_ttl", b"retired_ttl", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
