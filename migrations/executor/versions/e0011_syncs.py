@@ -27,6 +27,10 @@ TENANT: dict[str, tuple[str, str]] = {
             cursor text NOT NULL DEFAULT '',
             beginning bigint NOT NULL DEFAULT 0,
             last_run_id uuid,
+            -- By which its records' digests are made, sealed; and what all of them are sealed with.
+            data_key_id uuid,
+            sealed_digest_key bytea,
+            sealed_by uuid,
             -- The newest transfers that ended well: which, and when they began.
             covered_by uuid,
             covered_at timestamptz,
@@ -36,7 +40,8 @@ TENANT: dict[str, tuple[str, str]] = {
             last_success_at timestamptz,
             last_failure_at timestamptz,
             last_failure_reason text NOT NULL DEFAULT '',
-            PRIMARY KEY (tenant_id, stream_id)
+            PRIMARY KEY (tenant_id, stream_id),
+            CHECK ((data_key_id IS NULL) = (sealed_digest_key IS NULL))
         )""",
     ),
     "executor.sync_runs": (
@@ -77,7 +82,7 @@ TENANT: dict[str, tuple[str, str]] = {
             tenant_id uuid NOT NULL,
             stream_id uuid NOT NULL,
             key text NOT NULL,
-            -- Keyed by the tenant's: tells whether it has changed, and nothing else.
+            -- Keyed by the stream's: tells whether it has changed, and nothing else.
             digest bytea NOT NULL,
             data_key_id uuid,
             sealed_data bytea,

@@ -60,10 +60,16 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How a stream stands: up to where it has come, and the newest transfers that ended well."""
+    """How a stream stands: up to where it has come, and the newest transfers that ended well.
+
+    `sealed_by` is the key that all its records are sealed with, or a later one.
+    """
 
     cursor: str = ""
     beginning: int = 0
+    data_key_id: UUID | None = None
+    sealed_digest_key: bytes | None = field(default=None, repr=False)
+    sealed_by: UUID | None = None
     covered_by: UUID | None = None
     covered_at: datetime | None = None
     full_covered_by: UUID | None = None
@@ -108,11 +114,15 @@ _NEWEST = insert(SYNC_STATES).values(
     tenant_id=bindparam("the_tenant_id", type_=Uuid),
     stream_id=bindparam("the_stream_id", type_=Uuid),
     last_run_id=bindparam("the_run_id", type_=Uuid),
+    **bound(SYNC_STATES, "data_key_id", "sealed_digest_key"),
 )
 KNOW: Final = Statement(
     _NEWEST.on_conflict_do_update(
         index_elements=[_S.tenant_id, _S.stream_id],
-        set_={"last_run_id": _NEWEST.excluded.last_run_id},
+        set_={
+            name: _NEWEST.excluded[name]
+            for name in ("last_run_id", "data_key_id", "sealed_digest_key")
+        },
     )
 )
 BEGIN: Final = Statement(
@@ -179,6 +189,7 @@ SUCCEED: Final = Statement(
             (_WHOLE, bindparam("the_run_id", type_=Uuid)), else_=_S.full_covered_by
         ),
         full_covered_at=case((_WHOLE, _STARTED), else_=_S.full_covered_at),
+        sealed_by=case((_WHOLE, bindparam("data_key_id", type_=Uuid)), else_=_S.sealed_by),
         failures=0,
         last_success_at=func.now(),
     )
@@ -216,10 +227,11 @@ async def load(database: Database, place: Place) -> tuple[Run | None, State]:
     return Run(*runs[0]) if runs else None, State(*states[0]) if states else State()
 
 
-def beginning(place: Place, run: Run) -> list[Bound]:
-    """What says that a transfer has begun; it stays begun."""
+def beginning(place: Place, run: Run, data_key_id: UUID, sealed_digest_key: bytes) -> list[Bound]:
+    """What says that a transfer has begun, and by which key its records' digests are made."""
     said = {"all_of_it": run.whole, "of_beginning": run.beginning}
-    return [Bound(KNOW, place.key), Bound(BEGIN, {**place.key, **said})]
+    sealed = {"data_key_id": data_key_id, "sealed_digest_key": sealed_digest_key}
+    return [Bound(KNOW, {**place.key, **sealed}), Bound(BEGIN, {**place.key, **said})]
 
 
 def standing(place: Place, data_key_id: UUID, sealed_place: bytes) -> Bound:
@@ -232,9 +244,14 @@ def waiting(place: Place, reason: str, message: str) -> Bound:
     return Bound(WAIT, {**place.key, "reason": reason, "message": message})
 
 
-def succeeding(place: Place, run: Run, reached: str) -> list[Bound]:
-    """What ends a transfer that has brought all it should, up to where."""
-    said = {"all_of_it": run.whole, "of_beginning": run.beginning, "reached": reached}
+def succeeding(place: Place, run: Run, reached: str, data_key_id: UUID) -> list[Bound]:
+    """What ends a transfer that has brought all it should, up to where, and sealed it by a key."""
+    said = {
+        "all_of_it": run.whole,
+        "of_beginning": run.beginning,
+        "reached": reached,
+        "data_key_id": data_key_id,
+    }
     return [_ending(place, "success"), Bound(SUCCEED, {**place.key, **said})]
 
 

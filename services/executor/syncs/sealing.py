@@ -1,14 +1,18 @@
-"""What streams keep at rest: records and the places of transfers, sealed with the tenant's key."""
+"""What streams keep at rest, sealed with the tenant's key: records and the places of transfers.
+
+Each stream has a key of its own by which the digests of its records are made, so that they tell
+what has changed also when the tenant has another key by now. It lies sealed, too.
+"""
 
 import hashlib
 import hmac
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 from uuid import UUID, uuid5
 
-from services.chassis import envelope
+from services.chassis.secret import Secret
 from services.executor.registry.credentials import LeasedKey
 from services.executor.repeating import canonical
 from services.executor.sealing import Row, opened_bytes, sealed_bytes
@@ -21,17 +25,31 @@ RECORDS: Final = "executor.records"
 RUNS: Final = "executor.sync_runs"
 DATA: Final = "sealed_data"
 PLACE: Final = "sealed_place"
-DIGESTS: Final = "records/1"
+STATES: Final = "executor.sync_states"
+DIGEST_KEY: Final = "sealed_digest_key"
 
 
-def fresh(key: LeasedKey, where: sync_runs.Place, items: Iterable[Item]) -> list[Fresh]:
-    """The things of a page as they are kept, the last of each key.
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a stream's records are sealed with, and what their digests are made by."""
 
-    Their digests are keyed by the tenant's key: they tell whether a thing has changed since it was
-    kept under the same key, and nothing else of it.
-    """
-    digesting = envelope.derive(key.key, DIGESTS).reveal()
-    return [_fresh(key, digesting, where, each) for each in {i.key: i for i in items}.values()]
+    sealing: LeasedKey
+    digesting: Secret
+
+
+def fresh(keys: Keys, where: sync_runs.Place, items: Iterable[Item]) -> list[Fresh]:
+    """The things of a page as they are kept, the last of each key."""
+    return [_fresh(keys, where, each) for each in {item.key: item for item in items}.values()]
+
+
+def sealed_digest_key(keys: Keys, where: sync_runs.Place) -> bytes:
+    """A stream's digest key."""
+    return sealed_bytes(keys.sealing, _state(where), DIGEST_KEY, keys.digesting.reveal())
+
+
+def digest_key(key: LeasedKey, where: sync_runs.Place, sealed: bytes) -> Secret:
+    """What `sealed_digest_key` was given. Raises Unsealable."""
+    return Secret(opened_bytes(key, _state(where), DIGEST_KEY, sealed))
 
 
 def record_of(key: LeasedKey, tenant_id: UUID, stream_id: UUID, kept: KeptRecord) -> dict[str, Any]:
@@ -54,11 +72,15 @@ def place_of(key: LeasedKey, where: sync_runs.Place, sealed: bytes) -> Place:
     return Place(**said)
 
 
-def _fresh(key: LeasedKey, digesting: bytes, where: sync_runs.Place, item: Item) -> Fresh:
+def _fresh(keys: Keys, where: sync_runs.Place, item: Item) -> Fresh:
     data = canonical(item.said)
-    digest = hmac.digest(digesting, data, hashlib.sha256)
+    digest = hmac.digest(keys.digesting.reveal(), data, hashlib.sha256)
     row = _row(where.tenant_id, where.stream_id, item.key)
-    return Fresh(item.key, digest, sealed_bytes(key, row, DATA, data))
+    return Fresh(item.key, digest, sealed_bytes(keys.sealing, row, DATA, data))
+
+
+def _state(where: sync_runs.Place) -> Row:
+    return Row(STATES, where.tenant_id, where.stream_id)
 
 
 def _row(tenant_id: UUID, stream_id: UUID, key: str) -> Row:

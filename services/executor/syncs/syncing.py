@@ -7,17 +7,19 @@ next one asks for the same again.
 
 A transfer that was wanted before another one began, which then ended well, has nothing to bring: it
 ends with that, so that a thousand events cost the provider one transfer. What the provider has no
-more is found by whole transfers that came to their end, and that brought something at all.
+more is found by whole transfers that came to their end, and that brought something at all. Once the
+tenant has another key, the next transfer is whole, and seals all anew before the old one goes.
 """
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 from uuid import UUID
 
-from services.chassis import failpoints
+from services.chassis import envelope, failpoints
 from services.chassis.database import Database
 from services.chassis.egress import EgressError
 from services.chassis.envelope import Unsealable
@@ -42,6 +44,7 @@ from services.executor.store import sync_runs as store
 from services.executor.store.projected import ProjectedObject
 from services.executor.store.sync_runs import Run, State
 from services.executor.syncs import sealing, verdicts
+from services.executor.syncs.sealing import Keys
 from services.executor.syncs.streams import KIND
 from services.executor.syncs.verdicts import Fault
 from services.providers.calls import Integration, base_url_of, operation_call
@@ -106,7 +109,7 @@ class Transfer:
     manifest: Manifest
     stream: Stream
     place: Place
-    key: LeasedKey
+    keys: Keys
     moved: bool = False
     secrets: list[Secret] = field(default_factory=list, repr=False)
 
@@ -153,7 +156,7 @@ class Syncing:
         if isinstance(prepared, Done):
             return prepared
         ends_at = time.monotonic() + self._turn_s
-        await self._notes.note(claimed, store.beginning(prepared.where, prepared.run))
+        await self._begun(claimed, prepared)
         while time.monotonic() < ends_at:
             outcome = await self._page(claimed, prepared)
             if outcome is not None:
@@ -175,15 +178,40 @@ class Syncing:
         stream = manifest.streams.get(needs.stream.spec["stream"])
         if stream is None:
             raise NotFound(f"{manifest.provider} has no such stream", reason="STREAM_UNKNOWN")
-        key = await self._secrets.lease_key(where.tenant_id)
-        if run.sealed_place is not None:
-            opener = await self._secrets.lease_key(where.tenant_id, run.data_key_id)
-            place = sealing.place_of(opener, where, run.sealed_place)
-        else:
-            whole = run.whole or stream.cursor is None or not state.cursor
+        keys = await self._keys(where, state)
+        place = await self._place(where, run, keys.sealing)
+        if place is None:
+            resealed = state.sealed_by != keys.sealing.data_key_id
+            whole = run.whole or stream.cursor is None or not state.cursor or resealed
             run = replace(run, whole=whole, beginning=state.beginning)
             place = Place() if whole else Place(since=state.cursor, high=state.cursor)
-        return Transfer(where, run, state, manifest, stream, place, key)
+        return Transfer(where, run, state, manifest, stream, place, keys)
+
+    async def _keys(self, where: store.Place, state: State) -> Keys:
+        """The tenant's key, and the stream's digest key: a new one where it has none that opens."""
+        sealing_key = await self._secrets.lease_key(where.tenant_id)
+        if state.sealed_digest_key is not None:
+            with suppress(Unsealable):
+                opener = await self._secrets.lease_key(where.tenant_id, state.data_key_id)
+                known = sealing.digest_key(opener, where, state.sealed_digest_key)
+                return Keys(sealing_key, known)
+        return Keys(sealing_key, envelope.new_key())
+
+    async def _place(self, where: store.Place, run: Run, key: LeasedKey) -> Place | None:
+        """Where a transfer goes on; None: it begins.
+
+        A whole one that was begun under another key begins anew, and seals all with this one.
+        """
+        if run.sealed_place is None or (run.whole and run.data_key_id != key.data_key_id):
+            return None
+        opener = await self._secrets.lease_key(where.tenant_id, run.data_key_id)
+        return sealing.place_of(opener, where, run.sealed_place)
+
+    async def _begun(self, claimed: Claimed, transfer: Transfer) -> None:
+        where, keys = transfer.where, transfer.keys
+        sealed = sealing.sealed_digest_key(keys, where)
+        beginning = store.beginning(where, transfer.run, keys.sealing.data_key_id, sealed)
+        await self._notes.note(claimed, beginning)
 
     async def _page(self, claimed: Claimed, transfer: Transfer) -> Outcome | None:
         """Bring one page; None: go on with the next."""
@@ -243,10 +271,10 @@ class Syncing:
         self, claimed: Claimed, transfer: Transfer, items: Sequence[Item], place: Place
     ) -> None:
         """Keep a page's records, and where the transfer stands after it."""
-        where, key = transfer.where, transfer.key
+        where, key = transfer.where, transfer.keys.sealing
         kept = records.keeping(
             where,
-            sealing.fresh(key, where, items),
+            sealing.fresh(transfer.keys, where, items),
             whole=transfer.run.whole,
             seal=(key.data_key_id, sealing.sealed_place(key, where, place)),
         )
@@ -262,8 +290,8 @@ class Syncing:
                 return self._ended(transfer, NOTHING_LEFT)
             await self._buried(claimed, transfer)
         BEFORE_END.hit()
-        reached = transfer.place.high
-        return Done(record=store.succeeding(transfer.where, transfer.run, reached))
+        reached, key = transfer.place.high, transfer.keys.sealing
+        return Done(record=store.succeeding(transfer.where, transfer.run, reached, key.data_key_id))
 
     async def _is_suspicious(self, transfer: Transfer) -> bool:
         """Whether the provider has nothing any more of a stream that had something."""
@@ -284,8 +312,9 @@ class Syncing:
         """What becomes of a transfer whose next page did not come."""
         restarted = transfer.place.restarted() if fault.address_ended else None
         if restarted is not None:
-            place = sealing.sealed_place(transfer.key, transfer.where, restarted)
-            moving = store.standing(transfer.where, transfer.key.data_key_id, place)
+            key, where = transfer.keys.sealing, transfer.where
+            place = sealing.sealed_place(key, where, restarted)
+            moving = store.standing(where, key.data_key_id, place)
             return Later(record=[moving], delay_s=0)
         if fault.wait_s is None:
             return self._ended(transfer, fault)

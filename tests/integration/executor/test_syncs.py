@@ -320,16 +320,30 @@ async def test_a_stream_that_its_provider_has_no_more_says_so(bench: SyncBench) 
     assert (run.state, run.failure_reason) == ("failed", "STREAM_UNKNOWN")
 
 
-async def test_records_stay_what_they_are_when_the_tenant_gets_another_key(
+async def test_with_another_key_of_the_tenant_all_is_sealed_anew_and_nothing_has_changed(
     bench: SyncBench,
 ) -> None:
     await bench.transferred()
     bench.vault.replace_key()
+    assert len(await bench.kept()) == 250
     bench.box.state.change_issue(REPO, 9)
+    run = await bench.transferred()
+    assert (run.state, run.whole, run.updated) == ("success", True, 1)
+    bench.vault.retired.clear()
+    assert {each.version for each in (await bench.kept()).values()} == {1, 2}
+    assert not (await bench.transferred()).whole
+
+
+async def test_records_whose_key_is_gone_are_had_again_from_the_provider(bench: SyncBench) -> None:
     await bench.transferred()
-    kept = await bench.kept()
-    assert len(kept) == 250
-    assert {"Issue 8 of acme/shop", "Issue 9 of acme/shop, changed 1"} <= kept.keys()
+    bench.vault.replace_key()
+    bench.vault.retired.clear()
+    with pytest.raises(FailedPrecondition) as refused:
+        await bench.kept()
+    assert refused.value.code == "RECORD_UNREADABLE"
+    run = await bench.transferred()
+    assert (run.state, run.whole, run.deleted) == ("success", True, 0)
+    assert len(await bench.kept()) == 250
 
 
 async def test_a_transfer_goes_on_when_the_tenant_got_another_key_meanwhile(
@@ -340,7 +354,9 @@ async def test_a_transfer_goes_on_when_the_tenant_got_another_key_meanwhile(
     await pass_time(admin, 60)
     async with bench.working():
         ended = await bench.until(run.id, lambda found: found.ended)
-    assert (ended.state, ended.created) == ("success", 250)
+    assert (ended.state, ended.created, ended.updated) == ("success", 250, 0)
+    bench.vault.retired.clear()
+    assert len(await bench.kept()) == 250
 
 
 async def test_without_its_key_a_transfer_waits(bench: SyncBench) -> None:

@@ -4,7 +4,7 @@ from alembic import op
 
 from migrations.tenancy import seeing
 
-revision = "r0012"
+revision = "r0011"
 down_revision = "r0010"
 
 # As the contract says them where nobody has said anything.
