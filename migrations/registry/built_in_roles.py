@@ -2,6 +2,8 @@
 
 from alembic import op
 
+from migrations.registry.permissions import give
+
 ROLES = {
     "VIEWER": (1, "Reads everything of a tenant but its audit log"),
     "MANAGER": (2, "Reads, runs, plans and reports"),
@@ -105,8 +107,4 @@ def seed() -> None:
             f"INSERT INTO registry.roles VALUES "
             f"('{role}', {level}, {role in NEEDS_REASON}, $${description}$$)"
         )
-    for permission, description in PERMISSIONS.items():
-        op.execute(f"INSERT INTO registry.permissions VALUES ('{permission}', $${description}$$)")
-    for role, permissions in GRANTED.items():
-        for permission in permissions:
-            op.execute(f"INSERT INTO registry.role_permissions VALUES ('{role}', '{permission}')")
+    give(PERMISSIONS, GRANTED)

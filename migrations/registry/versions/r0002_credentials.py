@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from alembic import context, op
 
 from migrations.registry import credentials
+from migrations.registry.permissions import give, take
 from migrations.tenancy import Tenancy, drop
 
 revision = "r0002"
@@ -55,7 +56,7 @@ def upgrade() -> None:
         tenancy.widen(table, verbs)
     for table in ("registry.key_versions", "registry.platform_answers"):
         tenancy.open_global(table)
-    _grant()
+    give(PERMISSIONS, GRANTED)
 
 
 def downgrade() -> None:
@@ -68,20 +69,10 @@ def downgrade() -> None:
         op.execute(statement)
     _force(credentials.WIDENED, "FORCE")
     drop(credentials.GLOBAL, ("registry.venues",))
-    names = ", ".join(f"'{permission}'" for permission in PERMISSIONS)
-    op.execute(f"DELETE FROM registry.role_permissions WHERE permission IN ({names})")
-    op.execute(f"DELETE FROM registry.permissions WHERE permission IN ({names})")
+    take(PERMISSIONS)
 
 
 def _force(tables: Iterable[str], how: str) -> None:
     """Let the owner see every row, for a backfill and for validation, or nobody any more."""
     for table in tables:
         op.execute(f"ALTER TABLE {table} {how} ROW LEVEL SECURITY")
-
-
-def _grant() -> None:
-    for permission, description in PERMISSIONS.items():
-        op.execute(f"INSERT INTO registry.permissions VALUES ('{permission}', $${description}$$)")
-    for role, permissions in GRANTED.items():
-        for permission in permissions:
-            op.execute(f"INSERT INTO registry.role_permissions VALUES ('{role}', '{permission}')")

@@ -2,6 +2,7 @@
 
 from alembic import op
 
+from migrations.registry.permissions import give, take
 from migrations.tenancy import seeing
 
 revision = "r0003"
@@ -85,11 +86,7 @@ SEEN = (*WIDENED, "registry.credentials")
 def upgrade() -> None:
     """Widen both tables, whose new foreign keys find every row; give out the new permissions."""
     seeing(SEEN, WIDEN)
-    for permission, description in PERMISSIONS.items():
-        op.execute(f"INSERT INTO registry.permissions VALUES ('{permission}', $${description}$$)")
-    for role, permissions in GRANTED.items():
-        for permission in permissions:
-            op.execute(f"INSERT INTO registry.role_permissions VALUES ('{role}', '{permission}')")
+    give(PERMISSIONS, GRANTED)
     for role, (_, now) in DESCRIPTIONS.items():
         _describe(role, now)
 
@@ -98,9 +95,7 @@ def downgrade() -> None:
     """Take away what goes out, and all that was said of it."""
     for role, (before, _) in DESCRIPTIONS.items():
         _describe(role, before)
-    names = ", ".join(f"'{permission}'" for permission in PERMISSIONS)
-    op.execute(f"DELETE FROM registry.role_permissions WHERE permission IN ({names})")
-    op.execute(f"DELETE FROM registry.permissions WHERE permission IN ({names})")
+    take(PERMISSIONS)
     seeing(SEEN, NARROW)
 
 

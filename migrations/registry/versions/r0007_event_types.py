@@ -1,7 +1,8 @@
 """Types of events whose payloads have a schema; events may be replayed."""
 
-from alembic import context, op
+from alembic import context
 
+from migrations.registry.permissions import give, take
 from migrations.tenancy import Tenancy, drop
 
 revision = "r0007"
@@ -41,16 +42,10 @@ TENANT: dict[str, tuple[str, str]] = {
 def upgrade() -> None:
     """Make the table, and give out the permission."""
     Tenancy("registry", context.config.attributes["roles"]).make({}, TENANT)
-    for permission, description in PERMISSIONS.items():
-        op.execute(f"INSERT INTO registry.permissions VALUES ('{permission}', $${description}$$)")
-    for role, permissions in GRANTED.items():
-        for permission in permissions:
-            op.execute(f"INSERT INTO registry.role_permissions VALUES ('{role}', '{permission}')")
+    give(PERMISSIONS, GRANTED)
 
 
 def downgrade() -> None:
     """Take both away."""
-    names = ", ".join(f"'{permission}'" for permission in PERMISSIONS)
-    op.execute(f"DELETE FROM registry.role_permissions WHERE permission IN ({names})")
-    op.execute(f"DELETE FROM registry.permissions WHERE permission IN ({names})")
+    take(PERMISSIONS)
     drop(TENANT)

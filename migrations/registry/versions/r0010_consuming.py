@@ -1,6 +1,6 @@
 """Whoever reads events as a member of a group, and acknowledges them for it, may do that."""
 
-from alembic import op
+from migrations.registry.permissions import give, take
 
 revision = "r0010"
 down_revision = "r0009"
@@ -17,15 +17,9 @@ GRANTED = {
 
 def upgrade() -> None:
     """Give out the permission."""
-    for permission, description in PERMISSIONS.items():
-        op.execute(f"INSERT INTO registry.permissions VALUES ('{permission}', $${description}$$)")
-    for role, permissions in GRANTED.items():
-        for permission in permissions:
-            op.execute(f"INSERT INTO registry.role_permissions VALUES ('{role}', '{permission}')")
+    give(PERMISSIONS, GRANTED)
 
 
 def downgrade() -> None:
     """Take it away."""
-    names = ", ".join(f"'{permission}'" for permission in PERMISSIONS)
-    op.execute(f"DELETE FROM registry.role_permissions WHERE permission IN ({names})")
-    op.execute(f"DELETE FROM registry.permissions WHERE permission IN ({names})")
+    take(PERMISSIONS)

@@ -1,7 +1,6 @@
 """Streams that integrations have transferred, and subscriptions to which that is the target."""
 
-from alembic import op
-
+from migrations.registry.permissions import give, take
 from migrations.tenancy import seeing
 
 revision = "r0011"
@@ -50,16 +49,10 @@ GRANTED = {
 def upgrade() -> None:
     """Say of every row that it has none, and give out the permissions."""
     seeing(SEEN, WIDEN)
-    for permission, description in PERMISSIONS.items():
-        op.execute(f"INSERT INTO registry.permissions VALUES ('{permission}', $${description}$$)")
-    for role, permissions in GRANTED.items():
-        for permission in permissions:
-            op.execute(f"INSERT INTO registry.role_permissions VALUES ('{role}', '{permission}')")
+    give(PERMISSIONS, GRANTED)
 
 
 def downgrade() -> None:
     """Take it all away, with what routes to syncs."""
-    names = ", ".join(f"'{permission}'" for permission in PERMISSIONS)
-    op.execute(f"DELETE FROM registry.role_permissions WHERE permission IN ({names})")
-    op.execute(f"DELETE FROM registry.permissions WHERE permission IN ({names})")
+    take(PERMISSIONS)
     seeing(SEEN, NARROW)
