@@ -29,6 +29,7 @@ from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.types import UserDefinedType
 
 from services.chassis import errors
+from services.chassis.database_errors import Constraints, Deadlocked, translate
 from services.chassis.pipelines import Answer, Command, Connection, Rows
 from services.chassis.secret import Secret
 
@@ -52,9 +53,7 @@ CAPACITY: Final = (
 # The logins' own limit is for writing; nobody waits for a reader of one moment.
 SNAPSHOT_LIMIT = "60s"
 
-# By a constraint's name: our error, from the hint that a function of ours may give with it.
 Pool = psycopg_pool.AsyncConnectionPool[Connection]
-Constraints = Mapping[str, Callable[[str], errors.TenonError]]
 Work = Mapping[UUID, Sequence["Bound"]]
 Answers = dict[UUID, list[Rows]]
 Item = TypeVar("Item")
@@ -80,10 +79,6 @@ class Xid8(UserDefinedType[int]):
     def get_col_spec(self, **_: Any) -> str:
         """The type's name in SQL."""
         return "xid8"
-
-
-class Deadlocked(errors.Aborted):
-    """Somebody else changed the same rows, and one had to give way."""
 
 
 class Statement:
@@ -409,51 +404,6 @@ class Database:
                 yield connection
         except (psycopg.Error, DBAPIError, psycopg_pool.PoolTimeout) as error:
             raise translate(error, self._constraints) from error
-
-
-def translate(error: BaseException, constraints: Constraints) -> errors.TenonError:
-    """Our error for a driver's one; a broken constraint speaks by its name."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    if isinstance(cause, psycopg.errors.IntegrityError):
-        named = constraints.get(cause.diag.constraint_name or "")
-        if named is not None:
-            return named(cause.diag.message_hint or "")
-    for kinds, ours, message in _FAMILIES:
-        if isinstance(cause, kinds):
-            return ours(message)
-    if isinstance(cause, psycopg.errors.CheckViolation) and not cause.diag.constraint_name:
-        # Of all checks the search for a partition alone has no name.
-        table = f"{cause.diag.schema_name}.{cause.diag.table_name}"
-        return errors.Internal(f"{table} has no partition for the month of an id")
-    # The driver's text may quote values: only its class and place leave this function.
-    where = getattr(getattr(cause, "diag", None), "constraint_name", None) or ""
-    return errors.Internal(f"database error {type(cause).__name__} {where}".rstrip())
-
-
-_FAMILIES: tuple[tuple[tuple[type[Exception], ...], type[errors.TenonError], str], ...] = (
-    (
-        (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected),
-        Deadlocked,
-        "somebody changed the same rows; try again",
-    ),
-    (
-        (psycopg.errors.LockNotAvailable,),
-        errors.Aborted,
-        "somebody holds the same rows; try again",
-    ),
-    (
-        (
-            psycopg.errors.QueryCanceled,
-            psycopg.errors.TransactionTimeout,
-            psycopg.errors.IdleInTransactionSessionTimeout,
-        ),
-        errors.DeadlineExceeded,
-        "the database took too long",
-    ),
-    ((psycopg_pool.PoolTimeout,), errors.Unavailable, "no database connection was free"),
-    ((psycopg.OperationalError,), errors.Unavailable, "the database is not reachable"),
-    ((psycopg.DataError,), errors.InvalidArgument, "a value is not one the database can keep"),
-)
 
 
 def connections_of(pool_size: int) -> int:

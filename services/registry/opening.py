@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.chassis.database import Constraints, Database
+from services.chassis.database import Database
+from services.chassis.database_errors import Constraints
 from services.chassis.egress import Egress
 from services.chassis.errors import Aborted, AlreadyExists, FailedPrecondition
 from services.chassis.secret import Secret

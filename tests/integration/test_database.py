@@ -12,15 +12,8 @@ import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, Text, Uuid, bindparam, insert, select, text
 
 from services.chassis import errors, leader
-from services.chassis.database import (
-    BEGIN,
-    Bound,
-    Constraints,
-    Database,
-    Deadlocked,
-    Statement,
-    translate,
-)
+from services.chassis.database import BEGIN, Bound, Database, Statement
+from services.chassis.database_errors import Constraints, Deadlocked, translate
 from services.chassis.secret import Secret
 
 WHO = Statement(text("SELECT current_setting('app.current_tenant_id', true) AS tenant"))

@@ -42,7 +42,8 @@ from operator import attrgetter
 from typing import Any, Final
 from uuid import UUID
 
-from services.chassis.database import Bound, Constraints, Transaction
+from services.chassis.database import Bound, Transaction
+from services.chassis.database_errors import Constraints
 from services.chassis.errors import Aborted, ResourceExhausted
 from services.chassis.ids import uuid7
 from services.executor.engine.work import Breaker, Claimed, ClaimLost, LanePolicy, Started, WorkItem

@@ -8,7 +8,8 @@ from typing import Any, Final, Literal, Protocol
 from uuid import UUID
 
 from services.chassis import pages
-from services.chassis.database import Bound, Database, Deadlocked, Transaction
+from services.chassis.database import Bound, Database, Transaction
+from services.chassis.database_errors import Deadlocked
 from services.chassis.envelope import Unsealable
 from services.chassis.errors import FailedPrecondition, NotFound, invalid
 from services.chassis.expressions import Json

@@ -6,7 +6,8 @@ It changes nothing: what needs approval *before* it takes effect is a ReviewPoli
 from typing import Any, Final
 from uuid import UUID
 
-from services.chassis.database import Bound, Constraints, Database, Transaction
+from services.chassis.database import Bound, Database, Transaction
+from services.chassis.database_errors import Constraints
 from services.chassis.errors import FailedPrecondition, PermissionDenied, invalid
 from services.chassis.rules import Risk
 from services.registry.audit.log import Actor, Event, Log
