@@ -6,6 +6,7 @@ Webhooks share theirs with others' (`intake`); what a service publishes together
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -69,27 +70,39 @@ async def taken_by(event: Event, to: Subscribed, evaluator: Evaluator) -> list[R
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Draft:
-    """An event, and what it starts where it is new."""
+    """An event, and what it starts where it is new.
+
+    With `as_of` it is kept only if its tenant was last projected then.
+    """
 
     event: Event
     kept: Kept
     starts: Sequence[Started]
+    as_of: datetime | None = None
 
     @property
     def arriving(self) -> Arriving:
         """It, as it comes into the store."""
         event = self.event
-        return Arriving(self.kept, event.endpoint_id, event.type, event.delivery_key)
+        return Arriving(self.kept, event.endpoint_id, event.type, event.delivery_key, self.as_of)
 
 
-def draft(event: Event, taking: Sequence[Route], key: LeasedKey, *, seal: bool = True) -> Draft:
+def draft(
+    event: Event,
+    taking: Sequence[Route],
+    key: LeasedKey,
+    *,
+    seal: bool = True,
+    as_of: datetime | None = None,
+) -> Draft:
     """Make up what is to be written of an event, and of what it starts.
 
-    `seal`: its headers and body are kept sealed with the key.
+    `seal`: its headers and body are kept sealed with the key. `as_of`: when the tenant was
+    projected whose routes these are, where that is still to be checked.
     """
     told = Told(event.tenant_id, event.id, as_context(event), event.body)
     kept = _sealed(event, key) if seal else _in_clear(event)
-    return Draft(event, kept, routing.started(told, taking, key))
+    return Draft(event, kept, routing.started(told, taking, key), as_of)
 
 
 def place(draft: Draft) -> tuple[UUID, UUID, str]:
