@@ -100,9 +100,16 @@ def draft(
     `seal`: its headers and body are kept sealed with the key. `as_of`: when the tenant was
     projected whose routes these are, where that is still to be checked.
     """
-    told = Told(event.tenant_id, event.id, as_context(event), event.body)
     kept = _sealed(event, key) if seal else _in_clear(event)
-    return Draft(event, kept, routing.started(told, taking, key), as_of)
+    return Draft(event, kept, _started(event, taking, key), as_of)
+
+
+def _started(event: Event, taking: Sequence[Route], key: LeasedKey) -> list[Started]:
+    if not taking:
+        # Most events start nothing.
+        return []
+    told = Told(event.tenant_id, event.id, as_context(event), event.body)
+    return routing.started(told, taking, key)
 
 
 def place(draft: Draft) -> tuple[UUID, UUID, str]:
