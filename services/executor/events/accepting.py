@@ -33,6 +33,8 @@ OF_BODY: Final = "sha256:"
 TABLE: Final = "executor.events"
 HEADERS: Final = "sealed_headers"
 BODY: Final = "body"
+# `dumps` makes one at each call that does not take its defaults.
+_WRITER: Final = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,7 @@ def _payload(body: bytes) -> object:
 
 def _sealed(event: Event, key: LeasedKey) -> Kept:
     row = Row(TABLE, event.tenant_id, event.id)
-    headers = json.dumps(dict(event.headers), separators=(",", ":")).encode()
+    headers = _WRITER.encode(dict(event.headers)).encode()
     return Kept(
         tenant_id=event.tenant_id,
         id=event.id,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -246,10 +247,15 @@ def event_of(door: Door, delivery: Delivery) -> Event:
 
 def kept_headers(webhook: Webhook, headers: Mapping[str, str]) -> dict[str, str]:
     """The headers that say what a delivery is: never a credential, a cookie or a signature."""
-    names = ("content-type", "user-agent", webhook.delivery_id_header, webhook.event_type.header)
-    known = {name.lower() for name in names if name}
+    names = _telling(webhook.delivery_id_header, webhook.event_type.header)
     # A header may hold bytes that are no text.
-    return {n: v.encode(errors="replace").decode() for n, v in headers.items() if n in known}
+    return {n: headers[n].encode(errors="replace").decode() for n in names if n in headers}
+
+
+@lru_cache(maxsize=256)
+def _telling(*of_provider: str | None) -> tuple[str, ...]:
+    names = ("content-type", "user-agent", *of_provider)
+    return tuple(dict.fromkeys(name.lower() for name in names if name))
 
 
 def type_of(webhook: Webhook, headers: Mapping[str, str], payload: object) -> str:
