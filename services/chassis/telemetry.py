@@ -8,10 +8,9 @@ import threading
 import traceback
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType, TracebackType
-from typing import Final
+from typing import Final, NamedTuple
 
 from services.chassis.errors import invalid
 from services.chassis.plain_text import CONTROL
@@ -35,8 +34,7 @@ LEVEL_SETTING: Final = "TENON_LOG_LEVEL"
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(NamedTuple):
     """A W3C trace as one party sees it; ids are lower-case hex of 16 and 8 bytes."""
 
     trace_id: str

@@ -247,7 +247,11 @@ def _standard_read(posted: _Posted) -> _Signed:
 
 def _given(headers: Mapping[str, str], version: str) -> tuple[bytes, ...]:
     """The signatures of one version in the header of Standard Webhooks, as far as it is read."""
-    words = headers.get(_SIGNATURE, "").split(" ")[:_MAX_SIGNATURES]
+    said = headers.get(_SIGNATURE)
+    if said is None:
+        # As with most providers.
+        return ()
+    words = said.split(" ")[:_MAX_SIGNATURES]
     found = [word.partition(",")[2] for word in words if word.startswith(f"{version},")]
     most = _MAX_ASYMMETRIC if version == ASYMMETRIC else _MAX_SIGNATURES
     return tuple(map(_decoded, found[:most]))

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from services.chassis import errors, strict_json
@@ -52,8 +52,7 @@ UNKNOWN_TYPE: Final = "unknown"
 _PLAIN: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
-@dataclass(frozen=True, slots=True)
-class Door:
+class Door(NamedTuple):
     """An active endpoint that lets in whoever shows its proof."""
 
     tenant_id: UUID

@@ -5,7 +5,7 @@ from binascii import b2a_base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import JSON, Text, bindparam, cast, column, func, select
@@ -48,8 +48,7 @@ class Kept:
     sealed_headers: bytes | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Arriving:
+class Arriving(NamedTuple):
     """An event that comes in: what is kept of it, where it came by, and its key there.
 
     It is kept only if its tenant was last projected at `as_of`, where that is said.
