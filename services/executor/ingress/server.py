@@ -24,7 +24,6 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from services.chassis import errors, telemetry
-from services.chassis.ids import uuid7
 from services.executor.ingress import connecting
 from services.executor.ingress.inbound import Echo, Inbound
 from services.executor.ingress.intake import Busy
@@ -152,7 +151,7 @@ def _application(
 
 @web.middleware
 async def _boundary(request: web.Request, handler: Handler) -> web.StreamResponse:
-    with telemetry.bind(telemetry.new_trace(), request_id=str(uuid7())):
+    with telemetry.bind(telemetry.Beginning()):
         try:
             return await handler(request)
         except web.HTTPException as error:
