@@ -11,10 +11,10 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, NamedTuple, Self, TypeVar
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
@@ -102,12 +102,11 @@ class Statement:
         return self.sql, self.bind(parameters)
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(NamedTuple):
     """A statement with the parameters of one call, for a batch."""
 
     statement: Statement
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def command(self) -> Command:

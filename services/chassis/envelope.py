@@ -88,7 +88,7 @@ class KeyPlace:
 
 def length_prefixed(*parts: bytes) -> bytes:
     """Each part after its length in 4 bytes, big-endian: no two lists of parts encode alike."""
-    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return b"".join([len(part).to_bytes(4, "big") + part for part in parts])
 
 
 def new_key() -> Secret:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -28,6 +29,7 @@ DEEPEST: Final = 256
 """Values inside values."""
 _EACH: Final = 16
 _SHOWN: Final = 80
+_CACHED: Final = 2048
 
 
 class Evaluator:
@@ -84,28 +86,30 @@ class View:
 
     async def holds(self, text: str) -> bool:
         """Whether a condition is true."""
-        return bool(await self._answer(Question("holds", text), [Expression.parse(text)]))
+        return bool(await self._answer(Question("holds", text), _asked((text,))))
 
     async def which_hold(self, texts: Sequence[str]) -> list[bool | ExpressionError]:
         """Whether each of some conditions is true, or why it has no answer.
 
         What ends soon is asked of one scope together: most of what a short one costs is the scope.
         """
+        if not texts:
+            return []
         with suppress(ExpressionError):
-            asked = [Expression.parse(text) for text in texts]
-            taken = self._taken(asked)
-            if _is_light(asked, taken):
+            asked = _asked(tuple(texts))
+            taken = narrowed(self.values, asked.paths)
+            if asked.is_light(taken):
                 scope = Scope(taken)
-                return [_held(one, scope) for one in asked]
+                return [_held(one, scope) for one in asked.expressions]
         return [await self._held(text) for text in texts]
 
     async def evaluate(self, text: str) -> Json:
         """The result of an expression."""
-        return await self._answer(Question("evaluate", text), [Expression.parse(text)])
+        return await self._answer(Question("evaluate", text), _asked((text,)))
 
     async def render(self, template: Json) -> Json:
         """A value with every text in it rendered."""
-        return await self._answer(Question("render", template), list(expressions(template)))
+        return await self._answer(Question("render", template), _together(expressions(template)))
 
     async def _held(self, text: str) -> bool | ExpressionError:
         try:
@@ -113,18 +117,55 @@ class View:
         except ExpressionError as error:
             return error
 
-    def _taken(self, asked: Iterable[Expression]) -> dict[str, Any]:
-        return narrowed(self.values, frozenset[Path]().union(*(one.paths for one in asked)))
-
-    async def _answer(self, question: Question, asked: list[Expression]) -> Json:
-        taken = self._taken(asked)
-        if _is_light(asked, taken):
+    async def _answer(self, question: Question, asked: "_Asked") -> Json:
+        taken = narrowed(self.values, asked.paths)
+        if asked.is_light(taken):
             return KINDS[question.kind].answer(question.asked, Scope(taken))
         try:
             async with self.pool.worker(self.owner) as worker:
                 return await worker.ask(question, _bytes(taken))
         except TooMuch as error:
-            raise TooMuch(f"{_named(asked)}: {error.message}") from None
+            raise TooMuch(f"{asked.named()}: {error.message}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Expressions that are asked together, and what all of them take.
+
+    `looks`: how often they look at it, once more than all together; None where nothing bounds that.
+    """
+
+    expressions: tuple[Expression, ...]
+    paths: frozenset[Path]
+    looks: int | None
+
+    def is_light(self, taken: Mapping[str, Any]) -> bool:
+        """Whether they are sure to end soon: how much there is, by how often they look at it."""
+        return self.looks is not None and weighs_at_most(taken, LIGHT // self.looks)
+
+    def named(self) -> str:
+        """Which of them it was that took too much, as far as that is known."""
+        unbounded = [one for one in self.expressions if one.looks is None]
+        suspects = unbounded or self.expressions
+        text = suspects[0].text
+        shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+        return shown if len(suspects) == 1 else f"{shown} (or one of {len(suspects) - 1} more here)"
+
+
+@lru_cache(maxsize=_CACHED)
+def _asked(texts: tuple[str, ...]) -> _Asked:
+    """The same of the same texts: the filters of an endpoint are asked together of each event."""
+    return _together(map(Expression.parse, texts))
+
+
+def _together(asked: Iterable[Expression]) -> _Asked:
+    expressions = tuple(asked)
+    bounds = [one.looks for one in expressions if one.looks is not None]
+    return _Asked(
+        expressions,
+        frozenset[Path]().union(*(one.paths for one in expressions)),
+        1 + sum(bounds) if len(bounds) == len(expressions) else None,
+    )
 
 
 def _held(condition: Expression, scope: Scope) -> bool | ExpressionError:
@@ -132,16 +173,6 @@ def _held(condition: Expression, scope: Scope) -> bool | ExpressionError:
         return condition.holds(scope)
     except ExpressionError as error:
         return error
-
-
-def _is_light(asked: Iterable[Expression], taken: Mapping[str, Any]) -> bool:
-    """Whether expressions are sure to end soon: how much there is, by how often they look at it."""
-    looks = 1
-    for one in asked:
-        if one.looks is None:
-            return False
-        looks += one.looks
-    return weighs_at_most(taken, LIGHT // looks)
 
 
 def weighs_at_most(value: Any, most: int) -> bool:
@@ -177,11 +208,3 @@ def _bytes(values: Mapping[str, Any]) -> bytes:
     if len(written) > LARGEST:
         raise ExpressionError(f"the values are longer than {LARGEST} bytes")
     return written
-
-
-def _named(asked: list[Expression]) -> str:
-    """Which expressions it was that took too much, as far as that is known."""
-    suspects = [one for one in asked if one.looks is None] or asked
-    text = suspects[0].text
-    shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
-    return shown if len(suspects) == 1 else f"{shown} (or one of {len(suspects) - 1} more here)"

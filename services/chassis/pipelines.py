@@ -142,7 +142,8 @@ class _Sent:
 
     def _answer(self, result: pq.abc.PGresult) -> Answer:
         rows: Rows = []
-        if result.nfields:
+        # To get ready for rows costs more than to read one.
+        if result.nfields and result.ntuples:
             self._adapt.set_pgresult(result)
             names = tuple(result.fname(i) or b"" for i in range(result.nfields))
             rows = self._adapt.load_rows(0, result.ntuples, _row_maker(names))

@@ -9,7 +9,8 @@ _LARGEST_EXACT: Final = 2**53
 def parse(body: bytes) -> object:
     """What the bytes say. Raises ValueError, which says nothing of them, for what is not JSON."""
     try:
-        return json.loads(body, parse_constant=_refuse)
+        # As `loads` does, which makes a decoder at each call that does not take its defaults.
+        return _READER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
     except (ValueError, RecursionError):
         raise ValueError("not JSON") from None
 
@@ -31,3 +32,6 @@ def whole_number(value: float) -> int | float:
 def _refuse(name: str) -> NoReturn:
     """Python would read NaN and Infinity."""
     raise ValueError(f"{name} is not JSON")
+
+
+_READER: Final = json.JSONDecoder(parse_constant=_refuse)

@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from services.chassis import envelope
@@ -13,8 +12,7 @@ from services.executor.registry.credentials import LeasedKey
 EXECUTIONS: Final = "executor.executions"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A tenant's row in a table."""
 
     table: str

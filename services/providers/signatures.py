@@ -11,7 +11,7 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from services.chassis.secret import Secret
 from services.providers.manifest import SignatureScheme
@@ -47,8 +47,7 @@ _ID: Final = re.compile(r"[!-\-/-~]{1,256}")
 _SIGNATURE: Final = "webhook-signature"
 
 
-@dataclass(frozen=True, slots=True)
-class _Posted:
+class _Posted(NamedTuple):
     """What is signed of a POST, and at what time; header names are lower-case."""
 
     headers: Mapping[str, str]
@@ -57,8 +56,7 @@ class _Posted:
     url: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Signed:
+class _Signed(NamedTuple):
     """What came in: the signatures given and the message they should be of."""
 
     signatures: tuple[bytes, ...]
@@ -135,14 +133,14 @@ def _keys(scheme: SignatureScheme, secrets: Sequence[Secret]) -> list[Key]:
 
     Raises SignatureRefused where none is.
     """
-    keys, fault = [], SignatureRefused("the endpoint has no secret")
+    keys, fault = list[Key](), None
     for secret in secrets:
         try:
             keys.append(_SCHEMES[scheme].key(secret))
         except SignatureRefused as error:
             fault = error
     if not keys:
-        raise fault
+        raise fault or SignatureRefused("the endpoint has no secret")
     return keys
 
 
@@ -249,7 +247,11 @@ def _standard_read(posted: _Posted) -> _Signed:
 
 def _given(headers: Mapping[str, str], version: str) -> tuple[bytes, ...]:
     """The signatures of one version in the header of Standard Webhooks, as far as it is read."""
-    words = headers.get(_SIGNATURE, "").split(" ")[:_MAX_SIGNATURES]
+    said = headers.get(_SIGNATURE)
+    if said is None:
+        # As with most providers.
+        return ()
+    words = said.split(" ")[:_MAX_SIGNATURES]
     found = [word.partition(",")[2] for word in words if word.startswith(f"{version},")]
     most = _MAX_ASYMMETRIC if version == ASYMMETRIC else _MAX_SIGNATURES
     return tuple(map(_decoded, found[:most]))

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -23,6 +24,7 @@ from services.chassis.errors import InvalidArgument
 from services.chassis.redaction import redact, remember
 from services.chassis.secret import Secret
 from services.chassis.telemetry import (
+    Beginning,
     Trace,
     bind,
     configure_logging,
@@ -180,6 +182,24 @@ def test_without_a_trace_a_call_out_begins_one() -> None:
     made = new_trace()
     assert parse_traceparent(made.header) == made
     assert new_trace().trace_id != made.trace_id
+
+
+def test_all_lines_and_calls_of_a_request_that_begins_here_are_of_one_trace(log: Log) -> None:
+    log.configure()
+    here = logging.getLogger("x")
+    with bind(Beginning()):
+        here.info("outer")
+        with bind(tenant="acme"):
+            here.info("inner")
+            sent = parse_traceparent(traceparent())
+    with bind(Beginning()):
+        here.info("another")
+    outer, inner, another = log.lines()
+    assert sent is not None
+    assert outer["trace_id"] == inner["trace_id"] == sent.trace_id
+    assert UUID(outer["request_id"]) == UUID(inner["request_id"])
+    for name in ("trace_id", "request_id"):
+        assert another[name] != outer[name]
 
 
 SHAPED = [

@@ -8,7 +8,7 @@ from migrations.executor.versions import e0003_deliveries as third
 from migrations.tenancy import Tenancy, drop, hash_partitions
 
 revision = "e0011"
-down_revision = "e0009"
+down_revision = "e0010"
 
 BEFORE = (*first.TIME_TABLES, *third.TIME_TABLES)
 TIME_TABLES = ("sync_runs",)

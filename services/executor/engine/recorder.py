@@ -114,7 +114,7 @@ class Recorder:
 
     async def _recorded(self, entries: list[_Entry]) -> None:
         # In one order for everybody: they wait for each other's lanes.
-        entries.sort(key=lambda entry: (entry.claimed.tenant_id, entry.claimed.lane_id))
+        entries.sort(key=_place)
         outcomes: list[Kept] = []
         try:
             BEFORE_COMMIT.hit()
@@ -201,6 +201,11 @@ def _locked(tenant_id: UUID, entries: Sequence[_Entry]) -> list[Bound]:
     )
     locks = [Bound(store.LOCK_ORDERED, {"tenant_id": tenant_id, "lane_ids": ordered})]
     return [*(locks if ordered else []), Bound(rows.HOLD, {"tenant_id": tenant_id, **claims})]
+
+
+def _place(entry: _Entry) -> tuple[int, int]:
+    # Numbers: ids compare by a function of theirs, ten times for each entry of many.
+    return entry.claimed.tenant_id.int, entry.claimed.lane_id.int
 
 
 def _ending_keys(entries: Sequence[_Entry]) -> list[tuple[UUID, str]]:

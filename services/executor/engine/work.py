@@ -89,9 +89,9 @@ class Started:
     first: Sequence[Bound] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Claimed:
-    """Work that is ours until the lease runs out.
+    """Work that is ours until the lease runs out; each claim is another one.
 
     `attempt` counts the claims, from 1; `failures` those that failed. It waited `lag_s` seconds
     beyond its time, and must end within `left_s`.

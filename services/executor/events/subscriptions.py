@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from services.chassis.evaluator import View
 from services.chassis.expressions import ExpressionError
@@ -14,8 +13,7 @@ log = logging.getLogger(__name__)
 FAMILY: Final = ".*"
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Why nothing comes of an event by a subscription; `message` is an expression's fault."""
 
     reason: str

@@ -9,9 +9,11 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from typing import Final
+from datetime import datetime
+from functools import lru_cache
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from services.chassis import errors, strict_json
@@ -37,6 +39,7 @@ from services.executor.ingress.proofs import (
 )
 from services.executor.registry.credentials import Resolved, Secrets
 from services.executor.registry.uses import Uses
+from services.executor.store.events import Stale
 from services.executor.store.projected import ProjectedObject
 from services.providers.catalog import Catalog
 from services.providers.manifest import Webhook
@@ -49,8 +52,7 @@ UNKNOWN_TYPE: Final = "unknown"
 _PLAIN: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
-@dataclass(frozen=True, slots=True)
-class Door:
+class Door(NamedTuple):
     """An active endpoint that lets in whoever shows its proof."""
 
     tenant_id: UUID
@@ -116,13 +118,28 @@ class Inbound:
 
         Raises NotLetIn for whatever is refused, Unavailable for what should be sent again.
         """
-        door = self.let_in(await self._door(delivery), delivery)
+        place = self._doors.remembered(delivery.tenant, delivery.endpoint)
+        with suppress(NotLetIn, Stale):
+            return await self._received(await self._remembered(place), delivery, place.projected_at)
+        # Its secret may just have been rotated, or the endpoint made: nobody is refused by memory.
+        return await self._received(await self._door(delivery), delivery)
+
+    async def _received(
+        self, door: Door | None, delivery: Delivery, as_of: datetime | None = None
+    ) -> UUID | Echo:
+        """What `receive` does at one door; as it was at `as_of`, if that is given.
+
+        Raises Stale where an answer would be one by memory.
+        """
+        door = self.let_in(door, delivery)
         event = event_of(door, delivery)
         answer = door.webhook.answer("body", event.payload)
         if answer is not None:
+            if as_of is not None:
+                raise Stale("nothing that is kept would tell whether it still is")
             return Echo(answer)
         with self.room(door.tenant_id):
-            return await self.keep(event, door.subscribed)
+            return await self.keep(event, door.subscribed, as_of)
 
     def let_in(self, door: Door | None, delivery: Delivery) -> Door:
         """The door, if a delivery shows what it asks for. Raises NotLetIn.
@@ -141,19 +158,27 @@ class Inbound:
         """Where what comes in for a tenant is worked on. Raises Busy where too much of it is."""
         return self._intake.room(tenant_id)
 
-    async def keep(self, event: Event, to: Subscribed) -> UUID:
+    async def keep(self, event: Event, to: Subscribed, as_of: datetime | None = None) -> UUID:
         """Keep a proven event and start what it starts; its id, or that of its first delivery.
 
-        Raises NotFound where the tenant has just been disabled, ResourceExhausted where its quota
-        is used up, Unavailable.
+        Raises NotFound where the tenant has just been disabled, Stale where it was last projected
+        at another time than `as_of`, ResourceExhausted where its quota is used up, Unavailable.
         """
         key = await self._registry.lease_key(event.tenant_id)
         taking = await accepting.taken_by(event, to, self._evaluator)
-        return await self._intake.accept(accepting.draft(event, taking, key, seal=self._seal))
+        draft = accepting.draft(event, taking, key, seal=self._seal, as_of=as_of)
+        return await self._intake.accept(draft)
 
     async def find(self, tenant: str, endpoint: str) -> Place:
         """What is wanted of an endpoint (`doors`)."""
         return await self._doors.find(tenant, endpoint)
+
+    async def _remembered(self, place: Place) -> Door | None:
+        try:
+            return await self.opened(place)
+        except errors.Unavailable:
+            # A newer credential of the endpoint may be at hand where this one is not.
+            return None
 
     async def _door(self, delivery: Delivery) -> Door | None:
         if not (SLUG.fullmatch(delivery.tenant) and SLUG.fullmatch(delivery.endpoint)):
@@ -221,10 +246,15 @@ def event_of(door: Door, delivery: Delivery) -> Event:
 
 def kept_headers(webhook: Webhook, headers: Mapping[str, str]) -> dict[str, str]:
     """The headers that say what a delivery is: never a credential, a cookie or a signature."""
-    names = ("content-type", "user-agent", webhook.delivery_id_header, webhook.event_type.header)
-    known = {name.lower() for name in names if name}
+    names = _telling(webhook.delivery_id_header, webhook.event_type.header)
     # A header may hold bytes that are no text.
-    return {n: v.encode(errors="replace").decode() for n, v in headers.items() if n in known}
+    return {n: headers[n].encode(errors="replace").decode() for n in names if n in headers}
+
+
+@lru_cache(maxsize=256)
+def _telling(*of_provider: str | None) -> tuple[str, ...]:
+    names = ("content-type", "user-agent", *of_provider)
+    return tuple(dict.fromkeys(name.lower() for name in names if name))
 
 
 def type_of(webhook: Webhook, headers: Mapping[str, str], payload: object) -> str:

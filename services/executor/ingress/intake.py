@@ -12,9 +12,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from services.chassis import errors, failpoints
@@ -41,8 +40,7 @@ class Busy(errors.ResourceExhausted):
     """So many events of a tenant are under way that another one would only wait."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiting:
+class _Waiting(NamedTuple):
     draft: Draft
     answer: "asyncio.Future[UUID]"
 
@@ -59,15 +57,16 @@ class Intake:
     @contextmanager
     def room(self, tenant_id: UUID) -> Iterator[None]:
         """Where an event of a tenant is worked on. Raises Busy where too many of it are."""
-        if self._of_tenant[tenant_id] >= MOST_OF_A_TENANT:
+        of_tenant = self._of_tenant[tenant_id]
+        if of_tenant >= MOST_OF_A_TENANT:
             raise Busy("too many events of the tenant are under way", retry_after_s=BUSY_S)
-        self._of_tenant[tenant_id] += 1
+        self._of_tenant[tenant_id] = of_tenant + 1
         try:
             yield
         finally:
-            self._of_tenant[tenant_id] -= 1
-            if not self._of_tenant[tenant_id]:
-                del self._of_tenant[tenant_id]
+            left = self._of_tenant.pop(tenant_id) - 1
+            if left:
+                self._of_tenant[tenant_id] = left
 
     async def accept(self, draft: Draft) -> UUID:
         """Keep an event and start what it starts; answers with its id, or the first delivery's.

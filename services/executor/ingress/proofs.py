@@ -15,7 +15,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from services.chassis.errors import NotFound
 from services.chassis.secret import Secret
@@ -63,8 +63,7 @@ class Delivery:
         return f"/v1/{self.tenant}/{self.endpoint}"
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(NamedTuple):
     """What lets a sender in: any of the `known` secrets, the newest first.
 
     `scheme` is how signatures are made, `header` the one that is shown, in lower case; `public_url`
@@ -72,7 +71,7 @@ class Proof:
     """
 
     auth: str
-    known: Sequence[Secret] = field(repr=False)
+    known: Sequence[Secret]
     scheme: SignatureScheme = STRANGERS_SCHEME
     header: str = ""
     public_url: str = ""

@@ -24,7 +24,6 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from services.chassis import errors, telemetry
-from services.chassis.ids import uuid7
 from services.executor.ingress import connecting
 from services.executor.ingress.inbound import Echo, Inbound
 from services.executor.ingress.intake import Busy
@@ -117,7 +116,7 @@ def _application(
             found = await inbound.receive(delivery)
         if isinstance(found, Echo):
             return _echoed(found)
-        return web.json_response({"event": str(found)}, status=202)
+        return web.json_response(text=f'{{"event": "{found}"}}', status=202)
 
     async def receive_stream(request: web.Request) -> web.Response:
         provider, app = (request.match_info[name] for name in ("provider", "app"))
@@ -152,7 +151,7 @@ def _application(
 
 @web.middleware
 async def _boundary(request: web.Request, handler: Handler) -> web.StreamResponse:
-    with telemetry.bind(telemetry.new_trace(), request_id=str(uuid7())):
+    with telemetry.bind(telemetry.Beginning()):
         try:
             return await handler(request)
         except web.HTTPException as error:
@@ -203,8 +202,11 @@ def _delivery(request: web.Request, body: bytes) -> Delivery:
 
 
 def _headers(request: web.Request) -> dict[str, str]:
-    names = {name.lower(): name for name in request.headers}
-    return {low: ", ".join(request.headers.getall(name)) for low, name in names.items()}
+    found = dict[str, str]()
+    for name, value in request.headers.items():
+        low = name.lower()
+        found[low] = f"{found[low]}, {value}" if low in found else value
+    return found
 
 
 async def _body(request: web.Request) -> bytes:

@@ -9,7 +9,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
 from services.executor.registry.credentials import Resolved
@@ -34,8 +35,7 @@ Outcome = Literal["let in", "refused", "failed"]
 _Where = tuple[UUID, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """How one credential was used within an hour; times are seconds since 1970.
 
     The last success and the last refusal are those of `version`, the newest that was used.
@@ -47,7 +47,7 @@ class Use:
     last_use: float
     last_success: float | None = None
     last_refusal: float | None = None
-    rate_limit: Mapping[str, str] = field(default_factory=dict)
+    rate_limit: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,8 @@ def rate_limit_of(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _together(one: Use, other: Use) -> Use:
-    older, newer = sorted((one, other), key=lambda use: (use.version, use.last_use))
+    in_order = (one.version, one.last_use) <= (other.version, other.last_use)
+    older, newer = (one, other) if in_order else (other, one)
     # How an older version was answered says nothing of the one that is used now.
     same = older.version == newer.version
     return Use(

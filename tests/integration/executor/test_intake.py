@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -112,6 +113,31 @@ async def test_of_one_that_is_bad_nothing_stays_and_all_others_are_kept(
     assert good == [one.event.id for n, one in enumerate(drafts) if n not in {3, 8}]
     for table in ("events", "event_receipts", "executions", "work"):
         assert await count(admin, table) == 7
+
+
+async def test_what_was_made_up_before_a_projection_leaves_nothing_and_disturbs_nobody(
+    counting: Counting, admin: Admin
+) -> None:
+    first, *others = await tenants_of(counting, 4)
+    standing = {row[0]: row[1] for row in await projections(admin)}
+    drafts = [
+        replace(drafted(each, "k", starting=True), as_of=standing[each])
+        for each in (first, *others)
+    ]
+    async with counting.tenant(first) as tx:
+        now = await tenants.get(tx, first)
+        assert now is not None
+        await tenants.write(tx, replace(now, revision=2), seen=1)
+    outcomes = await accepted(Intake(counting), drafts)
+    assert isinstance(outcomes[0], store.Stale)
+    assert outcomes[1:] == [each.event.id for each in drafts[1:]]
+    for table in ("events", "event_receipts", "executions", "work"):
+        assert await count(admin, table) == 3
+
+
+async def projections(admin: Admin) -> list[Any]:
+    rows = await admin.execute("SELECT tenant_id, projected_at FROM executor.tenants")
+    return await rows.fetchall()
 
 
 async def test_of_one_delivery_that_comes_often_one_event_is_kept(
