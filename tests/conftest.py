@@ -6,8 +6,10 @@ The databases are copies of one migrated template, and hold both schemas. Connec
 
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -26,6 +28,9 @@ from services.executor.engine import lanes
 TEMPLATE = "template_migrated"
 # Measured, without fsync: 0.04 s against 0.68 s for writing every page to the log.
 COPY = "FILE_COPY"
+# Measured: 1.1 s a copy on a disk, 0.1 s in memory.
+IN_MEMORY = "/dev/shm"
+ROOM = 2 * 2**30
 Conninfos = tuple[Secret, Secret]
 
 # How long an example takes says more of the machine than of what it shows.
@@ -37,7 +42,7 @@ settings.load_profile("shared")
 def postgres() -> Iterator[embedded.Embedded]:
     """The server of this test worker."""
     # Its account must reach the state directory, which pytest's own directories do not allow.
-    with tempfile.TemporaryDirectory(prefix="tenon-test-", dir="/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="tenon-test-", dir=_fastest_folder()) as name:
         home = Path(name)
         home.chmod(0o755)
         with pytest.MonkeyPatch.context() as patch:
@@ -45,6 +50,14 @@ def postgres() -> Iterator[embedded.Embedded]:
             server = embedded.start(home / "state", durable=False)
         with server:
             yield server
+
+
+def _fastest_folder() -> str:
+    """Where files cost least: a copy of a database is a thousand of them."""
+    with suppress(OSError):
+        if shutil.disk_usage(IN_MEMORY).free >= ROOM:
+            return IN_MEMORY
+    return "/tmp"
 
 
 @pytest.fixture(scope="session")
