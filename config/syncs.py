@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 from google.protobuf.json_format import MessageToDict
@@ -127,7 +127,10 @@ def records(args: argparse.Namespace) -> int:
             found = list(stub.ListRecords(request, timeout=CALL_S).records)
         else:
             found = pages(stub.ListRecords, request, "records")
+    if args.output != "json":
         return shown(args, found, _records_table)
+    sys.stdout.write(json.dumps([_as_json(one) for one in found], indent=2) + "\n")
+    return 0
 
 
 @contextmanager
@@ -224,11 +227,17 @@ def _streams_table(found: Iterable[pb2.Stream]) -> Table:
     return table
 
 
+def _as_json(one: Message) -> dict[str, Any]:
+    """A record whose data is JSON in JSON, not bytes in a text."""
+    said = whole(MessageToDict(one, preserving_proto_field_name=True))
+    data = getattr(one, "data", b"")
+    return {**said, "data": json.loads(data)} if data else said
+
+
 def _records_table(found: Iterable[pb2.Record]) -> Table:
     table = new_table("key", "version", "changed at", "what it is")
     for one in found:
-        gone = one.HasField("delete_time")
-        said = "gone" if gone else json.dumps(whole(MessageToDict(one.data)), ensure_ascii=False)
+        said = one.data.decode(errors="replace") or "gone"
         table.add_row(
             printable(one.key), str(one.version), when(one, "change_time"), printable(said)
         )

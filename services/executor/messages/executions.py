@@ -92,7 +92,7 @@ def execution(found: Execution, tenant: str) -> pb.Execution:
         create_time=moment(found.created_at),
         start_time=moment(found.started_at),
         end_time=moment(found.ended_at),
-        output=struct(found.output),
+        output=_struct(found.output),
         links=found.links,
         retries=found.retries,
         failed_steps=found.failed_steps,
@@ -116,7 +116,7 @@ def dry_run(found: DryRun) -> pb.DryRunConnectorResponse:
     """What a dry run came to, as the caller sees it."""
     return pb.DryRunConnectorResponse(
         steps=[_dry_step(position, each) for position, each in enumerate(found.steps)],
-        output=struct(found.output),
+        output=_struct(found.output),
         output_failure=_fault(found.output_fault) if found.output_fault else None,
     )
 
@@ -189,7 +189,7 @@ def _step(step: Step) -> pb.StepResult:
         state=pb.StepResult.State.Value(_STATE + step.state.upper()),
         attempts=step.attempts,
         response_status=step.response_status,
-        output=struct(step.masked_output),
+        output=_struct(step.masked_output),
         failure=_failure(step),
         start_time=moment(step.started_at),
         end_time=moment(step.ended_at),
@@ -202,8 +202,7 @@ def _failure(found: Execution | Step) -> pb.Failure | None:
     return pb.Failure(reason=found.failure_reason, message=found.failure_message)
 
 
-def struct(value: Mapping[str, Any]) -> Struct:
-    """JSON on the wire."""
+def _struct(value: Mapping[str, Any]) -> Struct:
     return ParseDict(dict(value), Struct())
 
 

@@ -10,7 +10,7 @@ from tenon.executor.v1 import sync_service_pb2 as pb
 from services.chassis.errors import invalid
 from services.chassis.ids import BadName, parse_name
 from services.chassis.interceptors import Call
-from services.executor.messages.executions import moment, struct, uid_in, uuid_at
+from services.executor.messages.executions import moment, uid_in, uuid_at
 from services.executor.store.sync_pages import StreamState, SyncRun
 from services.executor.syncs.reading import Record, RecordPage, RecordQuery
 from services.executor.syncs.runs import Named, SyncPage, SyncQuery, SyncRequest
@@ -135,7 +135,7 @@ def record_page(found: RecordPage) -> pb.ListRecordsResponse:
 def _record(found: Record) -> pb.Record:
     return pb.Record(
         key=found.key,
-        data=None if found.data is None else struct(found.data),
+        data=found.data,
         version=found.version,
         change_time=moment(found.changed_at),
         delete_time=moment(found.deleted_at),

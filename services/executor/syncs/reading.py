@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from services.chassis import pages
@@ -20,13 +19,13 @@ from services.executor.syncs.streams import stream_name
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One thing of a stream; without `data` where the provider has it no more."""
+    """One thing of a stream; `data` is JSON, and empty where the provider has it no more."""
 
     key: str
     version: int
     changed_at: datetime
     deleted_at: datetime | None
-    data: Mapping[str, Any] | None = field(repr=False)
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ class Records:
 def _record(
     keys: Mapping[UUID, LeasedKey], tenant_id: UUID, stream_id: UUID, kept: KeptRecord
 ) -> Record:
-    data = None
+    data = b""
     if kept.data_key_id is not None:
         data = sealing.record_of(keys[kept.data_key_id], tenant_id, stream_id, kept)
     return Record(kept.key, kept.version, kept.changed_at, kept.deleted_at, data)

@@ -52,11 +52,10 @@ def digest_key(key: LeasedKey, where: sync_runs.Place, sealed: bytes) -> Secret:
     return Secret(opened_bytes(key, _state(where), DIGEST_KEY, sealed))
 
 
-def record_of(key: LeasedKey, tenant_id: UUID, stream_id: UUID, kept: KeptRecord) -> dict[str, Any]:
-    """What a record that is there is. Raises Unsealable."""
+def record_of(key: LeasedKey, tenant_id: UUID, stream_id: UUID, kept: KeptRecord) -> bytes:
+    """What a record that is there is, as JSON. Raises Unsealable."""
     row = _row(tenant_id, stream_id, kept.key)
-    said: dict[str, Any] = json.loads(opened_bytes(key, row, DATA, kept.sealed_data or b""))
-    return said
+    return opened_bytes(key, row, DATA, kept.sealed_data or b"")
 
 
 def sealed_place(key: LeasedKey, where: sync_runs.Place, place: Place) -> bytes:

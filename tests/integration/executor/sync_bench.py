@@ -1,6 +1,7 @@
 """A tenant whose GitHub issues are transferred: the sandbox to ask, and a worker that transfers."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ class SyncBench:
             query = RecordQuery(self.tenant_id, STREAM, gone, 500, token)
             page = await self.records.page(query)
             for each in page.records:
-                found[each.data["title"] if each.data else each.key] = each
+                found[json.loads(each.data)["title"] if each.data else each.key] = each
             token = page.next_page_token
             if not token:
                 return found

@@ -22,12 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tenon.options.v1 import rule_pb2 as tenon_dot_options_dot_v1_dot_rule__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tenon/executor/v1/sync_service.proto\x12\x11tenon.executor.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\"\xbe\x04\n\x07SyncRun\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .tenon.executor.v1.SyncRun.State\x12\x0c\n\x04\x66ull\x18\x04 \x01(\x08\x12\x0f\n\x07trigger\x18\x05 \x01(\t\x12\r\n\x05\x65vent\x18\x06 \x01(\t\x12\r\n\x05pages\x18\x07 \x01(\x03\x12\x0c\n\x04seen\x18\x08 \x01(\x03\x12\x0f\n\x07\x63reated\x18\t \x01(\x03\x12\x0f\n\x07updated\x18\n \x01(\x03\x12\x0f\n\x07\x64\x65leted\x18\x0b \x01(\x03\x12\x16\n\x0e\x66\x61ilure_reason\x18\x0c \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\r \x01(\t\x12\x12\n\ncovered_by\x18\x0e \x01(\t\x12/\n\x0b\x63reate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x91\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x12\n\x0eSTATE_RETRYING\x10\x03\x12\x11\n\rSTATE_SUCCESS\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\"\xe8\x01\n\x06Stream\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tis_active\x18\x02 \x01(\x08\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\x12\x35\n\x11last_success_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_failure_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13last_failure_reason\x18\x06 \x01(\t\x12\x10\n\x08\x66\x61ilures\x18\x07 \x01(\x05\x12\x10\n\x08last_run\x18\x08 \x01(\t\"\xaf\x01\n\x06Record\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12/\n\x0b\x63hange_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65lete_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x12TriggerSyncRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0c\n\x04\x66ull\x18\x02 \x01(\x08\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"!\n\x11GetSyncRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x8d\x01\n\x13ListSyncRunsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06stream\x18\x04 \x01(\t\x12/\n\x05state\x18\x05 \x01(\x0e\x32 .tenon.executor.v1.SyncRun.State\"^\n\x14ListSyncRunsResponse\x12-\n\tsync_runs\x18\x01 \x03(\x0b\x32\x1a.tenon.executor.v1.SyncRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x14\x43\x61ncelSyncRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x12ListStreamsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"A\n\x13ListStreamsResponse\x12*\n\x07streams\x18\x01 \x03(\x0b\x32\x19.tenon.executor.v1.Stream\"$\n\x12ResetStreamRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\"a\n\x12ListRecordsRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x04 \x01(\x08\"Z\n\x13ListRecordsResponse\x12*\n\x07records\x18\x01 \x03(\x0b\x32\x19.tenon.executor.v1.Record\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xbc\x06\n\x0bSyncService\x12k\n\x0bTriggerSync\x12%.tenon.executor.v1.TriggerSyncRequest\x1a\x1a.tenon.executor.v1.SyncRun\"\x19\xca\xf3\x18\x15\n\tsyncs.run\x10\x01\x1a\x06stream\x12j\n\nGetSyncRun\x12$.tenon.executor.v1.GetSyncRunRequest\x1a\x1a.tenon.executor.v1.SyncRun\"\x1a\xca\xf3\x18\x16\n\nsyncs.read\x10\x01\x1a\x04name8\x01\x12}\n\x0cListSyncRuns\x12&.tenon.executor.v1.ListSyncRunsRequest\x1a\'.tenon.executor.v1.ListSyncRunsResponse\"\x1c\xca\xf3\x18\x18\n\nsyncs.read\x10\x01\x1a\x06parent8\x01\x12o\n\rCancelSyncRun\x12\'.tenon.executor.v1.CancelSyncRunRequest\x1a\x1a.tenon.executor.v1.SyncRun\"\x19\xca\xf3\x18\x15\n\tsyncs.run\x10\x01\x1a\x04name8\x01\x12z\n\x0bListStreams\x12%.tenon.executor.v1.ListStreamsRequest\x1a&.tenon.executor.v1.ListStreamsResponse\"\x1c\xca\xf3\x18\x18\n\nsyncs.read\x10\x01\x1a\x06parent8\x01\x12j\n\x0bResetStream\x12%.tenon.executor.v1.ResetStreamRequest\x1a\x19.tenon.executor.v1.Stream\"\x19\xca\xf3\x18\x15\n\tsyncs.run\x10\x02\x1a\x06stream\x12|\n\x0bListRecords\x12%.tenon.executor.v1.ListRecordsRequest\x1a&.tenon.executor.v1.ListRecordsResponse\"\x1e\xca\xf3\x18\x1a\n\x0crecords.read\x10\x01\x1a\x06stream8\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tenon/executor/v1/sync_service.proto\x12\x11tenon.executor.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btenon/options/v1/rule.proto\"\xbe\x04\n\x07SyncRun\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .tenon.executor.v1.SyncRun.State\x12\x0c\n\x04\x66ull\x18\x04 \x01(\x08\x12\x0f\n\x07trigger\x18\x05 \x01(\t\x12\r\n\x05\x65vent\x18\x06 \x01(\t\x12\r\n\x05pages\x18\x07 \x01(\x03\x12\x0c\n\x04seen\x18\x08 \x01(\x03\x12\x0f\n\x07\x63reated\x18\t \x01(\x03\x12\x0f\n\x07updated\x18\n \x01(\x03\x12\x0f\n\x07\x64\x65leted\x18\x0b \x01(\x03\x12\x16\n\x0e\x66\x61ilure_reason\x18\x0c \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\r \x01(\t\x12\x12\n\ncovered_by\x18\x0e \x01(\t\x12/\n\x0b\x63reate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x91\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x12\n\x0eSTATE_RETRYING\x10\x03\x12\x11\n\rSTATE_SUCCESS\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\"\xe8\x01\n\x06Stream\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tis_active\x18\x02 \x01(\x08\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\x12\x35\n\x11last_success_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_failure_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13last_failure_reason\x18\x06 \x01(\t\x12\x10\n\x08\x66\x61ilures\x18\x07 \x01(\x05\x12\x10\n\x08last_run\x18\x08 \x01(\t\"\x96\x01\n\x06Record\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12/\n\x0b\x63hange_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65lete_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x12TriggerSyncRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0c\n\x04\x66ull\x18\x02 \x01(\x08\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"!\n\x11GetSyncRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x8d\x01\n\x13ListSyncRunsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06stream\x18\x04 \x01(\t\x12/\n\x05state\x18\x05 \x01(\x0e\x32 .tenon.executor.v1.SyncRun.State\"^\n\x14ListSyncRunsResponse\x12-\n\tsync_runs\x18\x01 \x03(\x0b\x32\x1a.tenon.executor.v1.SyncRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x14\x43\x61ncelSyncRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x12ListStreamsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\"A\n\x13ListStreamsResponse\x12*\n\x07streams\x18\x01 \x03(\x0b\x32\x19.tenon.executor.v1.Stream\"$\n\x12ResetStreamRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\"a\n\x12ListRecordsRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x04 \x01(\x08\"Z\n\x13ListRecordsResponse\x12*\n\x07records\x18\x01 \x03(\x0b\x32\x19.tenon.executor.v1.Record\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xbc\x06\n\x0bSyncService\x12k\n\x0bTriggerSync\x12%.tenon.executor.v1.TriggerSyncRequest\x1a\x1a.tenon.executor.v1.SyncRun\"\x19\xca\xf3\x18\x15\n\tsyncs.run\x10\x01\x1a\x06stream\x12j\n\nGetSyncRun\x12$.tenon.executor.v1.GetSyncRunRequest\x1a\x1a.tenon.executor.v1.SyncRun\"\x1a\xca\xf3\x18\x16\n\nsyncs.read\x10\x01\x1a\x04name8\x01\x12}\n\x0cListSyncRuns\x12&.tenon.executor.v1.ListSyncRunsRequest\x1a\'.tenon.executor.v1.ListSyncRunsResponse\"\x1c\xca\xf3\x18\x18\n\nsyncs.read\x10\x01\x1a\x06parent8\x01\x12o\n\rCancelSyncRun\x12\'.tenon.executor.v1.CancelSyncRunRequest\x1a\x1a.tenon.executor.v1.SyncRun\"\x19\xca\xf3\x18\x15\n\tsyncs.run\x10\x01\x1a\x04name8\x01\x12z\n\x0bListStreams\x12%.tenon.executor.v1.ListStreamsRequest\x1a&.tenon.executor.v1.ListStreamsResponse\"\x1c\xca\xf3\x18\x18\n\nsyncs.read\x10\x01\x1a\x06parent8\x01\x12j\n\x0bResetStream\x12%.tenon.executor.v1.ResetStreamRequest\x1a\x19.tenon.executor.v1.Stream\"\x19\xca\xf3\x18\x15\n\tsyncs.run\x10\x02\x1a\x06stream\x12|\n\x0bListRecords\x12%.tenon.executor.v1.ListRecordsRequest\x1a&.tenon.executor.v1.ListRecordsResponse\"\x1e\xca\xf3\x18\x1a\n\x0crecords.read\x10\x01\x1a\x06stream8\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,34 +47,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SYNCSERVICE'].methods_by_name['ResetStream']._serialized_options = b'\312\363\030\025\n\tsyncs.run\020\002\032\006stream'
   _globals['_SYNCSERVICE'].methods_by_name['ListRecords']._loaded_options = None
   _globals['_SYNCSERVICE'].methods_by_name['ListRecords']._serialized_options = b'\312\363\030\032\n\014records.read\020\001\032\006stream8\001'
-  _globals['_SYNCRUN']._serialized_start=152
-  _globals['_SYNCRUN']._serialized_end=726
-  _globals['_SYNCRUN_STATE']._serialized_start=581
-  _globals['_SYNCRUN_STATE']._serialized_end=726
-  _globals['_STREAM']._serialized_start=729
-  _globals['_STREAM']._serialized_end=961
-  _globals['_RECORD']._serialized_start=964
-  _globals['_RECORD']._serialized_end=1139
-  _globals['_TRIGGERSYNCREQUEST']._serialized_start=1141
-  _globals['_TRIGGERSYNCREQUEST']._serialized_end=1211
-  _globals['_GETSYNCRUNREQUEST']._serialized_start=1213
-  _globals['_GETSYNCRUNREQUEST']._serialized_end=1246
-  _globals['_LISTSYNCRUNSREQUEST']._serialized_start=1249
-  _globals['_LISTSYNCRUNSREQUEST']._serialized_end=1390
-  _globals['_LISTSYNCRUNSRESPONSE']._serialized_start=1392
-  _globals['_LISTSYNCRUNSRESPONSE']._serialized_end=1486
-  _globals['_CANCELSYNCRUNREQUEST']._serialized_start=1488
-  _globals['_CANCELSYNCRUNREQUEST']._serialized_end=1524
-  _globals['_LISTSTREAMSREQUEST']._serialized_start=1526
-  _globals['_LISTSTREAMSREQUEST']._serialized_end=1562
-  _globals['_LISTSTREAMSRESPONSE']._serialized_start=1564
-  _globals['_LISTSTREAMSRESPONSE']._serialized_end=1629
-  _globals['_RESETSTREAMREQUEST']._serialized_start=1631
-  _globals['_RESETSTREAMREQUEST']._serialized_end=1667
-  _globals['_LISTRECORDSREQUEST']._serialized_start=1669
-  _globals['_LISTRECORDSREQUEST']._serialized_end=1766
-  _globals['_LISTRECORDSRESPONSE']._serialized_start=1768
-  _globals['_LISTRECORDSRESPONSE']._serialized_end=1858
-  _globals['_SYNCSERVICE']._serialized_start=1861
-  _globals['_SYNCSERVICE']._serialized_end=2689
+  _globals['_SYNCRUN']._serialized_start=122
+  _globals['_SYNCRUN']._serialized_end=696
+  _globals['_SYNCRUN_STATE']._serialized_start=551
+  _globals['_SYNCRUN_STATE']._serialized_end=696
+  _globals['_STREAM']._serialized_start=699
+  _globals['_STREAM']._serialized_end=931
+  _globals['_RECORD']._serialized_start=934
+  _globals['_RECORD']._serialized_end=1084
+  _globals['_TRIGGERSYNCREQUEST']._serialized_start=1086
+  _globals['_TRIGGERSYNCREQUEST']._serialized_end=1156
+  _globals['_GETSYNCRUNREQUEST']._serialized_start=1158
+  _globals['_GETSYNCRUNREQUEST']._serialized_end=1191
+  _globals['_LISTSYNCRUNSREQUEST']._serialized_start=1194
+  _globals['_LISTSYNCRUNSREQUEST']._serialized_end=1335
+  _globals['_LISTSYNCRUNSRESPONSE']._serialized_start=1337
+  _globals['_LISTSYNCRUNSRESPONSE']._serialized_end=1431
+  _globals['_CANCELSYNCRUNREQUEST']._serialized_start=1433
+  _globals['_CANCELSYNCRUNREQUEST']._serialized_end=1469
+  _globals['_LISTSTREAMSREQUEST']._serialized_start=1471
+  _globals['_LISTSTREAMSREQUEST']._serialized_end=1507
+  _globals['_LISTSTREAMSRESPONSE']._serialized_start=1509
+  _globals['_LISTSTREAMSRESPONSE']._serialized_end=1574
+  _globals['_RESETSTREAMREQUEST']._serialized_start=1576
+  _globals['_RESETSTREAMREQUEST']._serialized_end=1612
+  _globals['_LISTRECORDSREQUEST']._serialized_start=1614
+  _globals['_LISTRECORDSREQUEST']._serialized_end=1711
+  _globals['_LISTRECORDSRESPONSE']._serialized_start=1713
+  _globals['_LISTRECORDSRESPONSE']._serialized_end=1803
+  _globals['_SYNCSERVICE']._serialized_start=1806
+  _globals['_SYNCSERVICE']._serialized_end=2634
 # @@protoc_insertion_point(module_scope)

@@ -6,7 +6,6 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -221,12 +220,10 @@ class Record(_message.Message):
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """What the provider calls it."""
+    data: _builtins.bytes
+    """What it is, as JSON: a number may have more digits than a double. Empty where it is deleted."""
     version: _builtins.int
     """How often it has changed here, from 1."""
-    @_builtins.property
-    def data(self) -> _struct_pb2.Struct:
-        """What it is, as the provider says it; absent where it is deleted."""
-
     @_builtins.property
     def change_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed here."""
@@ -239,12 +236,12 @@ class Record(_message.Message):
         self,
         *,
         key: _builtins.str = ...,
-        data: _struct_pb2.Struct | None = ...,
+        data: _builtins.bytes = ...,
         version: _builtins.int = ...,
         change_time: _timestamp_pb2.Timestamp | None = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "data", b"data", "delete_time", b"delete_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "delete_time", b"delete_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "data", b"data", "delete_time", b"delete_time", "key", b"key", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
