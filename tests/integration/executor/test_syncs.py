@@ -56,6 +56,17 @@ async def interrupted(bench: SyncBench) -> SyncRun:
     return run
 
 
+async def failures(admin: Admin) -> int:
+    """How often the transfer that waits has failed."""
+    async with asyncio.timeout(10):
+        while True:
+            found = await admin.execute("SELECT failures FROM executor.work WHERE claim_id IS NULL")
+            row = await found.fetchone()
+            if row is not None:
+                return int(row[0])
+            await asyncio.sleep(0.02)
+
+
 def faulty(bench: SyncBench, kind: Any, times: int = 1, **more: Any) -> None:
     bench.box.faults.add(Fault(path=ISSUES, kind=kind, times=times, **more))
 
@@ -143,6 +154,7 @@ async def test_a_provider_that_asks_for_patience_gets_it(bench: SyncBench, admin
     async with bench.working():
         waiting = await bench.until(run.id, lambda found: found.state == "retrying")
         assert (waiting.failure_reason, waiting.pages) == ("RATE_LIMITED", 0)
+        assert await failures(admin) == 0, "a provider may ask for patience as often as it likes"
         await pass_time(admin, 400)
         ended = await bench.until(run.id, lambda found: found.ended)
     assert (ended.state, ended.failure_reason, ended.created) == ("success", "", 250)
@@ -157,6 +169,7 @@ async def test_a_page_that_breaks_off_is_asked_for_again(bench: SyncBench, admin
     run = await bench.trigger()
     async with bench.working():
         await bench.until(run.id, lambda found: found.state == "retrying")
+        assert await failures(admin) == 1
         await pass_time(admin, 400)
         ended = await bench.until(run.id, lambda found: found.ended)
     assert (ended.state, ended.updated) == ("success", 250)
@@ -349,6 +362,8 @@ async def test_records_whose_key_is_gone_are_had_again_from_the_provider(bench: 
 async def test_a_transfer_goes_on_when_the_tenant_got_another_key_meanwhile(
     bench: SyncBench, admin: Admin
 ) -> None:
+    for number in range(1, 251):
+        bench.box.state.change_issue(REPO, number)
     run = await interrupted(bench)
     bench.vault.replace_key()
     await pass_time(admin, 60)
