@@ -112,6 +112,15 @@ async def test_the_next_one_brings_what_has_changed(bench: SyncBench) -> None:
     assert len(bench.calls()) == before + 1
 
 
+async def test_what_is_reached_stays_reached_where_nothing_comes(bench: SyncBench) -> None:
+    bench.box.state.change_issue(REPO, 9)
+    await bench.transferred()
+    bench.box.state.transferred.add((REPO, 9))
+    quiet = await bench.transferred()
+    assert (quiet.whole, quiet.seen) == (False, 0)
+    assert (await bench.stream()).cursor == "2026-01-01T00:01:00Z"
+
+
 async def test_what_is_gone_is_found_by_a_whole_transfer(bench: SyncBench) -> None:
     await bench.transferred()
     bench.box.state.transferred |= {(REPO, 3), (REPO, 200)}
@@ -242,14 +251,20 @@ async def test_a_whole_transfer_is_covered_by_a_whole_one_alone(bench: SyncBench
     assert (first.whole, second.whole, second.covered_by) == (False, True, None)
 
 
-async def test_transfers_of_a_stream_go_one_after_the_other(bench: SyncBench) -> None:
-    await bench.trigger()
-    await bench.trigger()
-    await claim(bench)
-    (turn,) = (await turns.claim_tenants(bench.database, 1)).turns or (None,)
-    if turn is not None:
-        taken = await turns.claim_work(bench.database, {turn: 1}, [KIND], 30)
-        assert taken[turn].items == ()
+async def test_one_that_waits_for_its_next_try_holds_back_those_behind_it(
+    bench: SyncBench, admin: Admin
+) -> None:
+    faulty(bench, "rate_limit", retry_after=0)
+    first = await bench.trigger()
+    async with bench.working():
+        await bench.until(first.id, lambda found: found.state == "retrying")
+        second = await bench.trigger()
+        blocked = "SELECT blocked FROM executor.work WHERE target_id = %s"
+        assert await (await admin.execute(blocked, [second.id])).fetchone() == (True,)
+        await pass_time(admin, 400)
+        ended = [await bench.until(run.id, lambda found: found.ended) for run in (first, second)]
+    assert [run.state for run in ended] == ["success", "success"]
+    assert ended[0].ended_at <= ended[1].started_at  # type: ignore[operator]
 
 
 async def test_a_repeated_request_is_the_same_transfer(bench: SyncBench) -> None:
