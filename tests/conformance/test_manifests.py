@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,17 +12,29 @@ import yaml
 import services.providers.catalog as catalog_module
 from services.chassis import templates
 from services.chassis.secret import Secret
-from services.providers.auth import CREDENTIAL_TYPES
+from services.providers.auth import CREDENTIAL_TYPES, Credential, credential_parts
+from services.providers.calls import Integration, operation_call, request_for
 from services.providers.catalog import Catalog
-from services.providers.manifest import Category
+from services.providers.manifest import Category, Manifest, Parameter
 from services.providers.roles import ROLE_OF, Action, placed, problems, words_in
 from services.providers.signatures import SCHEMES, verify
+from services.providers.streams import Item, Place, Stream, items_of
+from services.providers.urls import template_names
 from services.sandbox.app_streams import Happened, app_body, app_headers
 
 ROOT = Path(catalog_module.__file__).parent
+# A page of each stream, made up after its provider's documents: `provider.stream.json`.
+PAGES = Path(__file__).parent / "pages"
 FILES = sorted(ROOT.glob("*/*.yaml"))
 CATALOG = Catalog.load()
+STREAMS = [
+    (manifest, name)
+    for manifest in (CATALOG.get(file.stem) for file in FILES)
+    for name in manifest.streams
+]
 SAFE_METHODS = {"GET", "HEAD"}
+# How providers call that which puts a list in order.
+ORDERS = {"sort", "order", "order_by", "orderby", "sort_by", "ordering", "direction"}
 # Without those of its category nobody's shorthands would work with it, nor its neighbour's words.
 WORDS = {"message": {"channel", "text"}, "ticket": {"title", "description", "type"}}
 SEEN = {
@@ -147,3 +160,85 @@ def test_its_roles_fill_their_operations(file: Path) -> None:
         assert call.params.keys() == operation.path_params.keys()
         assert bool(call.body) == operation.body
         assert not operation.safe
+
+
+def setting(parameter: Parameter) -> object:
+    """A value that a person may give to a setting."""
+    if parameter.type != "string":
+        return 7 if parameter.type == "integer" else True
+    found = (each for each in ("acme", "shop", "7", "a.yml") if parameter.problem(each) is None)
+    return next(found)
+
+
+@pytest.fixture(params=STREAMS, ids=lambda each: f"{each[0].provider}.{each[1]}")
+def stream(request: pytest.FixtureRequest) -> tuple[Manifest, str, Stream]:
+    manifest, name = request.param
+    return manifest, name, manifest.streams[name]
+
+
+def test_its_stream_can_be_asked_for_by_settings_alone(
+    stream: tuple[Manifest, str, Stream],
+) -> None:
+    manifest, _, said = stream
+    operation = manifest.operations[said.operation]
+    assert operation.method == "GET" and operation.safe and not operation.body
+    # Who wants a stream gives settings: there is nobody to fill in anything else.
+    assert template_names(operation.path) <= manifest.config.keys()
+    config = {name: setting(each) for name, each in manifest.config.items()}
+    assert not manifest.config_violations(config)
+    base_url = None if manifest.base_url.default else "https://api.example.com"
+    integration = Integration(manifest.provider, base_url, config, credential_of(manifest))
+    # From the beginning, and behind the last thing of a page.
+    for since in ("", items_on_page(stream)[-1].cursor):
+        query = Place(since=since).query(said)
+        call = operation_call(manifest, said.operation, query=query, config=config)
+        assert call.query.items() >= query.items() >= said.query.items()
+        assert "{" not in request_for(manifest, integration, call).url
+
+
+def items_on_page(stream: tuple[Manifest, str, Stream]) -> list[Item]:
+    """The things on the example page."""
+    manifest, name, said = stream
+    page = (PAGES / f"{manifest.provider}.{name}.json").read_text("utf-8")
+    return items_of(said, json.loads(page))
+
+
+def credential_of(manifest: Manifest) -> Credential:
+    """A credential of a type that the manifest takes."""
+    kind = manifest.auth[0].type
+    return Credential(kind, {name: Secret(f"the {name}") for name in credential_parts(kind).needed})
+
+
+def test_its_stream_says_what_it_is(stream: tuple[Manifest, str, Stream]) -> None:
+    _, name, said = stream
+    assert said.description.endswith("."), name
+    assert re.fullmatch("[a-z][a-z0-9_]{0,62}", name)
+
+
+def test_its_stream_with_a_cursor_is_in_the_order_of_it(
+    stream: tuple[Manifest, str, Stream],
+) -> None:
+    _, name, said = stream
+    if said.cursor is None:
+        return
+    assert said.query.keys() & ORDERS, f"{name}: nothing is later in a list without an order"
+    assert said.cursor.query not in said.query, f"{name}: what is asked for always is no cursor"
+
+
+def test_a_page_of_its_stream_is_read(stream: tuple[Manifest, str, Stream]) -> None:
+    _, _, said = stream
+    items = items_on_page(stream)
+    assert len(items) >= 2 and len({each.key for each in items}) == len(items)
+    last = items[-1].cursor
+    assert all(each.cursor for each in items) == (said.cursor is not None)
+    # What is in order goes on behind its last thing; all else at the provider's next page.
+    more = "https://api.example.com/2"
+    place = Place(since=last, high=last) if said.cursor else Place(url=more)
+    after = Place().after(items, more)
+    assert after is not None and replace(after, walk=0) == place
+    assert Place().after(items, None) is None
+
+
+def test_every_page_is_of_a_stream() -> None:
+    known = {f"{manifest.provider}.{name}.json" for manifest, name in STREAMS}
+    assert {each.name for each in PAGES.iterdir()} == known
