@@ -53,8 +53,8 @@ def register(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     resetting = in_tenant(add_command(doing, "reset", reset, words))
     reading = in_tenant(add_command(doing, "records", records, "what a stream has here, by key"))
     reading.add_argument("--deleted", action="store_true", help="also what is gone there")
-    words = "at most; all of them as JSON where it is 0 (%(default)s)"
-    reading.add_argument("--limit", type=int, default=20, help=words)
+    reading.add_argument("--limit", type=limit, default=20, help="at most (%(default)s)")
+    reading.add_argument("--all", action="store_true", help="all of them, however many there are")
     for command in (triggering, resetting, reading):
         command.add_argument("stream", metavar="STREAM", help=STREAM)
     for command in (triggering, listing, showing, cancelling, streaming, resetting, reading):
@@ -118,15 +118,15 @@ def records(args: argparse.Namespace) -> int:
     """Show records of a stream."""
     request = pb2.ListRecordsRequest(
         stream=_stream(args, args.stream),
-        page_size=min(args.limit or PAGE, PAGE),
+        page_size=PAGE if args.all else args.limit,
         show_deleted=args.deleted,
     )
     found: Sequence[Message]
     with _syncs_of(args) as stub:
-        if args.limit:
-            found = list(stub.ListRecords(request, timeout=CALL_S).records)
-        else:
+        if args.all:
             found = pages(stub.ListRecords, request, "records")
+        else:
+            found = list(stub.ListRecords(request, timeout=CALL_S).records)
     if args.output != "json":
         return shown(args, found, _records_table)
     sys.stdout.write(json.dumps([_as_json(one) for one in found], indent=2) + "\n")

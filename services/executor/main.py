@@ -107,6 +107,8 @@ LANES: Final = lane_service_pb2.DESCRIPTOR.services_by_name["LaneService"]
 
 # The longest a step may be told to wait; each step's own timeout is shorter or this.
 STEP_LIMITS: Final = Limits(total_s=300)
+# A page of a list has a hundred things, and each may be long.
+PAGE_LIMITS: Final = Limits(total_s=60, response_bytes=8 * 2**20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,13 +332,14 @@ async def _serve(settings: Settings) -> None:
         _database(settings) as database,
         _channel(settings) as channel,
         Egress(parse_allow(settings.egress_allow), STEP_LIMITS) as egress,
+        Egress(parse_allow(settings.egress_allow), PAGE_LIMITS) as pages,
         Links() as links,
         Evaluator() as evaluator,
     ):
         # A start without its database fails here, in words, rather than at the first call.
         await cursor.read(database)
         await _check(database, settings, {settings.role: 1})
-        wired = _wire(settings, database, channel, egress, links, evaluator)
+        wired = _wire(settings, database, channel, (egress, pages), links, evaluator)
         async with AsyncExitStack() as parts:
             ports: Ports = {}
             for part in ROLES[settings.role]:
@@ -383,10 +386,11 @@ def _wire(
     settings: Settings,
     database: Database,
     channel: grpc.aio.Channel,
-    egress: Egress,
+    ways_out: tuple[Egress, Egress],
     links: Links,
     evaluator: Evaluator,
 ) -> Wired:
+    egress, pages = ways_out
     uses = Uses()
     longest = longest_kept(timedelta(days=settings.retention_days))
     registry, connecting = Registry(channel, uses, kept=longest), RegistryConnecting(channel)
@@ -398,7 +402,8 @@ def _wire(
     subjects = Subjects(database, registry, evaluator)
     transports = {**webhooks(egress), **brokers_of(egress, subjects, links)}
     sending = Sending(database, registry, transports, recorder)
-    syncing = Syncing(database, registry, calling, catalog, recorder)
+    paging = Calling(registry, ProviderClient(pages, catalog), uses)
+    syncing = Syncing(database, registry, paging, catalog, recorder)
     kinds = {kind.name: kind for kind in (running, sending, syncing)}
     worker = Worker(database, kinds, recorder, limits)
     return Wired(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from services.chassis.database import Transaction
@@ -44,5 +44,19 @@ async def first_of(tx: Transaction, request: Request, wanted: Any, new_id: UUID)
 
 
 def canonical(value: object) -> bytes:
-    """JSON that is the same for equal values."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    """JSON that is the same for equal values. Raises ValueError for a number that JSON has not."""
+    try:
+        return _PLAIN.encode(value).encode()
+    except UnicodeEncodeError:
+        # A text that was cut inside a character is JSON only where it is escaped.
+        return _ESCAPED.encode(value).encode()
+
+
+def _encoder(*, escaped: bool) -> json.JSONEncoder:
+    return json.JSONEncoder(
+        ensure_ascii=escaped, sort_keys=True, allow_nan=False, separators=(",", ":")
+    )
+
+
+_PLAIN: Final = _encoder(escaped=False)
+_ESCAPED: Final = _encoder(escaped=True)

@@ -342,6 +342,7 @@ SYNC_STATES = Table(
     _column("tenant_id", Uuid),
     _column("stream_id", Uuid),
     _column("cursor", Text),
+    _column("asked", LargeBinary),
     _column("beginning", BigInteger),
     _column("last_run_id", Uuid, nullable=True),
     _column("data_key_id", Uuid, nullable=True),

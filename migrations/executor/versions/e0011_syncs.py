@@ -25,6 +25,8 @@ TENANT: dict[str, tuple[str, str]] = {
             stream_id uuid NOT NULL,
             -- Up to where what has changed is here; of which of the stream's beginnings.
             cursor text NOT NULL DEFAULT '',
+            -- What its list is asked by: another one, another list.
+            asked bytea NOT NULL DEFAULT '',
             beginning bigint NOT NULL DEFAULT 0,
             last_run_id uuid,
             -- By which its records' digests are made, sealed; and what all of them are sealed with.

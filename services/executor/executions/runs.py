@@ -2,20 +2,19 @@
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol
 from uuid import UUID
 
 from services.chassis import pages
 from services.chassis.database import Bound, Database, Transaction
-from services.chassis.database_errors import Deadlocked
 from services.chassis.envelope import Unsealable
 from services.chassis.errors import FailedPrecondition, NotFound, invalid
 from services.chassis.expressions import Json
 from services.chassis.ids import uuid7
 from services.executor.audit.outbox import Deed, Doer, telling
 from services.executor.engine import lanes
+from services.executor.engine.cancelling import cancelled
 from services.executor.engine.work import Claimed, Started, WorkItem
 from services.executor.executions import links, progress
 from services.executor.executions.progress import Progress
@@ -42,7 +41,6 @@ CANCEL_S: Final = 2.0
 """How long one who cancels a run that is under way waits for its end."""
 
 CANCELLED: Final = Ending("cancelled", "CANCELLED", "it was cancelled")
-_DEADLOCKS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,24 +298,11 @@ class Executions:
         if found.ended:
             return found
         deed = Deed("Execution", "cancel", found.connector, execution_id)
-        if await self._cancelled(tenant_id, execution_id, telling(tenant_id, doer, deed)):
+        ending = ends.giving_up(tenant_id, execution_id, CANCELLED)
+        told = telling(tenant_id, doer, deed)
+        if await cancelled(self._database, tenant_id, execution_id, ending, told):
             self._changes.tell(execution_id, None)
         return await self.wait(tenant_id, execution_id, CANCEL_S)
-
-    async def _cancelled(self, tenant_id: UUID, execution_id: UUID, told: Bound) -> bool:
-        """Whether it waited, and has ended now."""
-        for _ in range(_DEADLOCKS):
-            # Its worker may record something meanwhile.
-            with suppress(Deadlocked):
-                return await self._cancelled_once(tenant_id, execution_id, told)
-        return await self._cancelled_once(tenant_id, execution_id, told)
-
-    async def _cancelled_once(self, tenant_id: UUID, execution_id: UUID, told: Bound) -> bool:
-        async with self._database.tenant(tenant_id) as tx:
-            gone = await lanes.cancel(tx, tenant_id, execution_id)
-            giving_up = ends.giving_up(tenant_id, execution_id, CANCELLED) if gone else []
-            await tx.pipeline([*giving_up, told])
-        return gone
 
 
 async def connector_of(

@@ -7,7 +7,7 @@ from itertools import chain, combinations
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Boolean, Integer, String, Uuid, and_, bindparam, or_, select
+from sqlalchemy import Boolean, Integer, String, Uuid, and_, bindparam, func, or_, select
 
 from services.chassis.database import Database, Statement, Transaction
 from services.executor.tables import PROJECTED_OBJECTS as OBJECTS
@@ -15,6 +15,8 @@ from services.executor.tables import RECORDS, SYNC_RUNS, SYNC_STATES
 
 ENDED: Final = frozenset({"success", "failed", "cancelled"})
 FILTERS: Final = ("stream", "state")
+LARGEST_PAGE: Final = 3 * 2**20
+"""Bytes of records that are told together; a message may have 4 MiB where nobody says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +119,12 @@ STREAMS: Final = Statement(
     )
     .order_by(OBJECTS.c.name)
 )
-PAGE: Final = Statement(
-    select(*(_C[each.name] for each in fields(KeptRecord)))
+_SOME = (
+    select(
+        *(_C[each.name] for each in fields(KeptRecord)),
+        func.row_number().over(order_by=_C.key).label("number"),
+        func.sum(func.octet_length(_C.sealed_data)).over(order_by=_C.key).label("bytes"),
+    )
     .where(
         _C.tenant_id == bindparam("tenant_id", type_=Uuid),
         _C.stream_id == bindparam("stream_id", type_=Uuid),
@@ -127,6 +133,12 @@ PAGE: Final = Statement(
     )
     .order_by(_C.key)
     .limit(bindparam("limit", type_=Integer))
+    .subquery("some")
+)
+PAGE: Final = Statement(
+    select(*(_SOME.c[each.name] for each in fields(KeptRecord)))
+    .where(or_(_SOME.c.number == 1, func.coalesce(_SOME.c.bytes, 0) <= LARGEST_PAGE))
+    .order_by(_SOME.c.key)
 )
 
 
@@ -159,7 +171,7 @@ async def streams(database: Database, tenant_id: UUID, integration: str = "") ->
 async def records(
     database: Database, tenant_id: UUID, stream_id: UUID, after: str, limit: int, *, gone: bool
 ) -> list[KeptRecord]:
-    """Records behind a key; those that are gone as well, where that is asked."""
+    """Records behind a key, as many as fit; those that are gone as well, where that is asked."""
     asked = {"stream_id": stream_id, "after": after, "limit": limit, "gone": gone}
     rows = await database.read(tenant_id, PAGE, tenant_id=tenant_id, **asked)
     return [KeptRecord(*row) for row in rows]

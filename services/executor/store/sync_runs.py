@@ -1,8 +1,8 @@
 """Transfers of streams, and how each stream stands: begun with work, moved on under its claim."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
@@ -34,6 +34,7 @@ _THE_STREAM = and_(
     _S.tenant_id == bindparam("the_tenant_id", type_=Uuid),
     _S.stream_id == bindparam("the_stream_id", type_=Uuid),
 )
+_OF_A_LIST: Final = ("covered_by", "covered_at", "full_covered_by", "full_covered_at")
 _NEW = ("tenant_id", "id", "stream_id", "stream", "state", "whole", "trigger_kind", "trigger_id")
 
 
@@ -62,10 +63,12 @@ class Run:
 class State:
     """How a stream stands: up to where it has come, and the newest transfers that ended well.
 
-    `sealed_by` is the key that all its records are sealed with, or a later one.
+    `asked` is what its list was asked by. `sealed_by` is the key that all its records are sealed
+    with, or a later one.
     """
 
     cursor: str = ""
+    asked: bytes = b""
     beginning: int = 0
     data_key_id: UUID | None = None
     sealed_digest_key: bytes | None = field(default=None, repr=False)
@@ -74,6 +77,12 @@ class State:
     covered_at: datetime | None = None
     full_covered_by: UUID | None = None
     full_covered_at: datetime | None = None
+
+    @property
+    def of_another_list(self) -> "State":
+        """The same where what has come is of another list."""
+        nothing: dict[str, Any] = dict.fromkeys(_OF_A_LIST)
+        return replace(self, cursor="", **nothing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +123,23 @@ _NEWEST = insert(SYNC_STATES).values(
     tenant_id=bindparam("the_tenant_id", type_=Uuid),
     stream_id=bindparam("the_stream_id", type_=Uuid),
     last_run_id=bindparam("the_run_id", type_=Uuid),
-    **bound(SYNC_STATES, "data_key_id", "sealed_digest_key"),
+    **bound(SYNC_STATES, "asked", "data_key_id", "sealed_digest_key"),
 )
+_NOTHING: Final = {"cursor": "", **dict.fromkeys(_OF_A_LIST, null())}
+"""How a stream stands of which nothing has come."""
 KNOW: Final = Statement(
     _NEWEST.on_conflict_do_update(
         index_elements=[_S.tenant_id, _S.stream_id],
         set_={
-            name: _NEWEST.excluded[name]
-            for name in ("last_run_id", "data_key_id", "sealed_digest_key")
+            **{
+                name: _NEWEST.excluded[name]
+                for name in ("last_run_id", "asked", "data_key_id", "sealed_digest_key")
+            },
+            # What came of another list says nothing of this one.
+            **{
+                name: case((_S.asked != _NEWEST.excluded.asked, value), else_=_S[name])
+                for name, value in _NOTHING.items()
+            },
         },
     )
 )
@@ -171,46 +189,43 @@ END: Final = Statement(
 )
 _STARTED = select(_R.started_at).where(THE_RUN).correlate(None).scalar_subquery()
 _WHOLE = bindparam("all_of_it", type_=Boolean)
+_RUN_ID = bindparam("the_run_id", type_=Uuid)
+# Who had the stream begin anew meanwhile wants more than this one has brought.
+_COUNTS = _S.beginning == bindparam("of_beginning", type_=BigInteger)
+_AS_WHOLE = and_(_COUNTS, _WHOLE)
 SUCCEED: Final = Statement(
     update(SYNC_STATES)
     .where(_THE_STREAM)
     .values(
-        # Who had the stream begin anew meanwhile wants more than this one has brought.
-        cursor=case(
-            (
-                _S.beginning == bindparam("of_beginning", type_=BigInteger),
-                bindparam("reached", type_=String),
-            ),
-            else_=_S.cursor,
-        ),
-        covered_by=bindparam("the_run_id", type_=Uuid),
-        covered_at=_STARTED,
-        full_covered_by=case(
-            (_WHOLE, bindparam("the_run_id", type_=Uuid)), else_=_S.full_covered_by
-        ),
-        full_covered_at=case((_WHOLE, _STARTED), else_=_S.full_covered_at),
-        sealed_by=case((_WHOLE, bindparam("data_key_id", type_=Uuid)), else_=_S.sealed_by),
+        cursor=case((_COUNTS, bindparam("reached", type_=String)), else_=_S.cursor),
+        covered_by=case((_COUNTS, _RUN_ID), else_=_S.covered_by),
+        covered_at=case((_COUNTS, _STARTED), else_=_S.covered_at),
+        full_covered_by=case((_AS_WHOLE, _RUN_ID), else_=_S.full_covered_by),
+        full_covered_at=case((_AS_WHOLE, _STARTED), else_=_S.full_covered_at),
+        sealed_by=case((_AS_WHOLE, bindparam("data_key_id", type_=Uuid)), else_=_S.sealed_by),
         failures=0,
         last_success_at=func.now(),
     )
 )
 _SAID = select(_R.failure_reason).where(THE_RUN).correlate(None).scalar_subquery()
+_FAILED = insert(SYNC_STATES).values(
+    tenant_id=bindparam("the_tenant_id", type_=Uuid),
+    stream_id=bindparam("the_stream_id", type_=Uuid),
+    failures=1,
+    last_failure_at=func.now(),
+    last_failure_reason=_SAID,
+)
 FAIL: Final = Statement(
-    update(SYNC_STATES)
-    .where(_THE_STREAM)
-    .values(failures=_S.failures + 1, last_failure_at=func.now(), last_failure_reason=_SAID)
+    _FAILED.on_conflict_do_update(
+        index_elements=[_S.tenant_id, _S.stream_id],
+        set_={
+            "failures": _S.failures + 1,
+            **{name: _FAILED.excluded[name] for name in ("last_failure_at", "last_failure_reason")},
+        },
+    )
 )
 RESET: Final = Statement(
-    update(SYNC_STATES)
-    .where(_THE_STREAM)
-    .values(
-        cursor="",
-        beginning=_S.beginning + 1,
-        covered_by=null(),
-        covered_at=null(),
-        full_covered_by=null(),
-        full_covered_at=null(),
-    )
+    update(SYNC_STATES).where(_THE_STREAM).values(**_NOTHING, beginning=_S.beginning + 1)
 )
 
 
@@ -227,11 +242,14 @@ async def load(database: Database, place: Place) -> tuple[Run | None, State]:
     return Run(*runs[0]) if runs else None, State(*states[0]) if states else State()
 
 
-def beginning(place: Place, run: Run, data_key_id: UUID, sealed_digest_key: bytes) -> list[Bound]:
-    """What says that a transfer has begun, and by which key its records' digests are made."""
+def beginning(
+    place: Place, run: Run, asked: bytes, data_key_id: UUID, sealed_digest_key: bytes
+) -> list[Bound]:
+    """What says that a transfer has begun, what it asks by, and what digests are made by."""
     said = {"all_of_it": run.whole, "of_beginning": run.beginning}
     sealed = {"data_key_id": data_key_id, "sealed_digest_key": sealed_digest_key}
-    return [Bound(KNOW, {**place.key, **sealed}), Bound(BEGIN, {**place.key, **said})]
+    know = Bound(KNOW, {**place.key, **sealed, "asked": asked})
+    return [know, Bound(BEGIN, {**place.key, **said})]
 
 
 def standing(place: Place, data_key_id: UUID, sealed_place: bytes) -> Bound:

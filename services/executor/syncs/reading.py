@@ -63,9 +63,22 @@ class Records:
         kept = await store.records(
             self._database, query.tenant_id, stream.object_id, after, size + 1, gone=query.gone
         )
-        token = pages.next_token(kept[size - 1].key, *marks) if len(kept) > size else ""
-        opened = await self._opened(query.tenant_id, stream.object_id, kept[:size])
+        shown = kept[:size]
+        # Fewer came than there may be: the rest did not fit.
+        more = len(kept) > size or await self._has_more(query, stream.object_id, shown)
+        token = pages.next_token(shown[-1].key, *marks) if more else ""
+        opened = await self._opened(query.tenant_id, stream.object_id, shown)
         return RecordPage(tuple(opened), token)
+
+    async def _has_more(self, query: RecordQuery, stream_id: UUID, shown: list[KeptRecord]) -> bool:
+        """Whether there is anything behind what is shown."""
+        if not shown:
+            return False
+        after = shown[-1].key
+        found = await store.records(
+            self._database, query.tenant_id, stream_id, after, 1, gone=query.gone
+        )
+        return bool(found)
 
     async def _opened(
         self, tenant_id: UUID, stream_id: UUID, kept: list[KeptRecord]

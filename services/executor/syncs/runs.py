@@ -10,6 +10,7 @@ from services.chassis.errors import FailedPrecondition, NotFound
 from services.chassis.ids import uuid7
 from services.executor.audit.outbox import Deed, Doer, telling
 from services.executor.engine import lanes
+from services.executor.engine.cancelling import cancelled
 from services.executor.repeating import Request, first_of
 from services.executor.store import projected, tenants
 from services.executor.store import sync_pages as pages_of
@@ -99,12 +100,9 @@ class Syncs:
         found = await self.get(tenant_id, run_id)
         if found.ended:
             return found
-        deed = Deed("SyncRun", "cancel", found.stream, run_id)
-        async with self._database.tenant(tenant_id) as tx:
-            gone = await lanes.cancel(tx, tenant_id, run_id)
-            place = Place(tenant_id, run_id, found.stream_id)
-            ending = [store.cancelling(place)] if gone else []
-            await tx.pipeline([*ending, telling(tenant_id, doer, deed)])
+        told = telling(tenant_id, doer, Deed("SyncRun", "cancel", found.stream, run_id))
+        ending = store.cancelling(Place(tenant_id, run_id, found.stream_id))
+        await cancelled(self._database, tenant_id, run_id, [ending], told)
         return await self.get(tenant_id, run_id)
 
     async def reset(self, tenant_id: UUID, named: Named, doer: Doer) -> StreamState:
@@ -114,8 +112,10 @@ class Syncs:
             deed = Deed("Stream", "reset", stream.name, stream.object_id)
             place = Place(tenant_id, NEWEST, stream.object_id)
             await tx.pipeline([*store.resetting(place), telling(tenant_id, doer, deed)])
-        found = await self.streams(tenant_id, named[0])
-        return next(each for each in found if each.name == stream.name)
+        found = {each.name: each for each in await self.streams(tenant_id, named[0])}
+        if stream.name not in found:
+            raise _unknown(named)
+        return found[stream.name]
 
     async def _begun(self, tx: Transaction, request: SyncRequest) -> UUID:
         """The transfer that a request begins, or has begun."""
@@ -141,8 +141,12 @@ async def stream_of(
     """The stream of that name. Raises NotFound."""
     found = await projected.one(source, tenant_id, STREAM, stream_name(*named))
     if found is None:
-        raise NotFound(f"integrations/{named[0]}/streams/{named[1]} does not exist")
+        raise _unknown(named)
     return found
+
+
+def _unknown(named: Named) -> NotFound:
+    return NotFound(f"integrations/{named[0]}/streams/{named[1]} does not exist")
 
 
 def _found(run: SyncRun | None, run_id: UUID) -> SyncRun:

@@ -19,7 +19,7 @@ from services.executor.sealing import Row, opened_bytes, sealed_bytes
 from services.executor.store import sync_runs
 from services.executor.store.records import Fresh
 from services.executor.store.sync_pages import KeptRecord
-from services.providers.streams import Item, Place
+from services.providers.streams import Item, Place, Unlisted
 
 RECORDS: Final = "executor.records"
 RUNS: Final = "executor.sync_runs"
@@ -38,8 +38,12 @@ class Keys:
 
 
 def fresh(keys: Keys, where: sync_runs.Place, items: Iterable[Item]) -> list[Fresh]:
-    """The things of a page as they are kept, the last of each key."""
-    return [_fresh(keys, where, each) for each in {item.key: item for item in items}.values()]
+    """The things of a page as they are kept, the last of each key. Raises Unlisted."""
+    last = {item.key: item for item in items}
+    try:
+        return [_fresh(keys, where, each) for each in last.values()]
+    except ValueError:
+        raise Unlisted("a thing has a number that no double holds") from None
 
 
 def sealed_digest_key(keys: Keys, where: sync_runs.Place) -> bytes:

@@ -11,19 +11,20 @@ more is found by whole transfers that came to their end, and that brought someth
 tenant has another key, the next transfer is whole, and seals all anew before the old one goes.
 """
 
+import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from services.chassis import envelope, failpoints
-from services.chassis.database import Database
+from services.chassis.database import Bound, Database
 from services.chassis.egress import EgressError
 from services.chassis.envelope import Unsealable
-from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.chassis.errors import NotFound, TenonError, Unavailable
 from services.chassis.secret import Secret
 from services.executor.calling import Calling, Order
 from services.executor.engine.work import (
@@ -31,7 +32,6 @@ from services.executor.engine.work import (
     Claimed,
     ClaimLost,
     Done,
-    Failed,
     Later,
     Notes,
     Outcome,
@@ -39,9 +39,11 @@ from services.executor.engine.work import (
 )
 from services.executor.executions.standing import callee, check_switch, running
 from services.executor.registry.credentials import LeasedKey, Secrets
+from services.executor.repeating import canonical
 from services.executor.store import projected, records
 from services.executor.store import sync_runs as store
 from services.executor.store.projected import ProjectedObject
+from services.executor.store.records import Fresh
 from services.executor.store.sync_runs import Run, State
 from services.executor.syncs import sealing, verdicts
 from services.executor.syncs.sealing import Keys
@@ -51,7 +53,8 @@ from services.providers.calls import Integration, base_url_of, operation_call
 from services.providers.catalog import Catalog
 from services.providers.client import next_page
 from services.providers.manifest import Manifest
-from services.providers.streams import Item, Place, Stream, items_of
+from services.providers.streams import Place, Stream, items_of
+from services.providers.urls import template_names
 
 BEFORE_PAGE: Final = failpoints.declare("sync.before_page", "the page is asked for again")
 AFTER_PAGE: Final = failpoints.declare("sync.after_page", "the page's records are there once")
@@ -90,17 +93,18 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What came, and where the transfer stands then; None: this was the last page."""
+    """What came, and where the transfer stands then."""
 
-    items: Sequence[Item] = field(repr=False)
-    after: Place | None = field(repr=False)
+    records: Sequence[Fresh] = field(repr=False)
+    after: Place = field(repr=False)
+    is_last: bool
 
 
 @dataclass(slots=True)
 class Transfer:
     """A transfer under way: where it stands, and what it knows of its stream.
 
-    `moved`: it has brought something under this claim. `secrets` must not be shown.
+    `asked` is what its list is asked by. `secrets` must not be shown.
     """
 
     where: store.Place
@@ -110,8 +114,13 @@ class Transfer:
     stream: Stream
     place: Place
     keys: Keys
-    moved: bool = False
+    asked: bytes
     secrets: list[Secret] = field(default_factory=list, repr=False)
+
+    @property
+    def pass_id(self) -> UUID:
+        """By which is known what it has seen: once begun anew under another key, it sees anew."""
+        return uuid5(self.run.id, str(self.keys.sealing.data_key_id))
 
 
 class Syncing:
@@ -148,7 +157,9 @@ class Syncing:
             return Done(record=[store.covering(where, covered_by)])
         try:
             return await self._taken_up(where, run, state)
-        except (Unsealable, FailedPrecondition, NotFound) as error:
+        except Unavailable:
+            raise
+        except TenonError as error:
             return Done(record=store.failing(where, error.code, error.message))
 
     async def call(self, claimed: Claimed, prepared: Transfer | Done) -> Outcome:
@@ -178,14 +189,16 @@ class Syncing:
         stream = manifest.streams.get(needs.stream.spec["stream"])
         if stream is None:
             raise NotFound(f"{manifest.provider} has no such stream", reason="STREAM_UNKNOWN")
-        keys = await self._keys(where, state)
-        place = await self._place(where, run, keys.sealing)
+        keys, asked = await self._keys(where, state), asked_by(stream, manifest, needs.callee)
+        same = asked == state.asked
+        state = state if same else state.of_another_list
+        place = await self._place(where, run, keys.sealing) if same else None
         if place is None:
             resealed = state.sealed_by != keys.sealing.data_key_id
             whole = run.whole or stream.cursor is None or not state.cursor or resealed
             run = replace(run, whole=whole, beginning=state.beginning)
             place = Place() if whole else Place(since=state.cursor, high=state.cursor)
-        return Transfer(where, run, state, manifest, stream, place, keys)
+        return Transfer(where, run, state, manifest, stream, place, keys, asked)
 
     async def _keys(self, where: store.Place, state: State) -> Keys:
         """The tenant's key, and the stream's digest key: a new one where it has none that opens."""
@@ -210,7 +223,8 @@ class Syncing:
     async def _begun(self, claimed: Claimed, transfer: Transfer) -> None:
         where, keys = transfer.where, transfer.keys
         sealed = sealing.sealed_digest_key(keys, where)
-        beginning = store.beginning(where, transfer.run, keys.sealing.data_key_id, sealed)
+        key_id = keys.sealing.data_key_id
+        beginning = store.beginning(where, transfer.run, transfer.asked, key_id, sealed)
         await self._notes.note(claimed, beginning)
 
     async def _page(self, claimed: Claimed, transfer: Transfer) -> Outcome | None:
@@ -220,12 +234,9 @@ class Syncing:
             page = await self._brought(transfer)
         except NotBrought as error:
             return self._fallen_back(transfer, error.fault)
-        # Whoever goes on after the last page asks for it once more, and then concludes.
-        stands = page.after or replace(transfer.place, high=transfer.place.reached(page.items))
-        await self._kept(claimed, transfer, page.items, stands)
-        transfer.place, transfer.moved = stands, True
+        await self._kept(claimed, transfer, page)
         AFTER_PAGE.hit()
-        if page.after is None:
+        if page.is_last:
             return await self._concluded(claimed, transfer)
         return self._ended(transfer, ENDLESS) if transfer.run.pages >= MOST_PAGES else None
 
@@ -237,12 +248,18 @@ class Syncing:
             if response.failure is not None:
                 raise NotBrought(verdicts.refused(response.failure, transfer.secrets))
             items = items_of(transfer.stream, response.json())
+            fresh = sealing.fresh(transfer.keys, transfer.where, items)
             base_url = base_url_of(transfer.manifest, order.integration)
             url = next_page(transfer.manifest, transfer.stream.operation, response, base_url)
-            return Page(items, transfer.place.after(items, url))
+            # Whoever goes on after the last page asks for it once more, and then concludes.
+            last = replace(transfer.place, high=transfer.place.reached(items), tries=0)
+            after = transfer.place.after(items, url)
+            return Page(fresh, after or last, is_last=after is None)
         except EgressError as error:
             raise NotBrought(verdicts.unanswered(error)) from None
-        except (InvalidArgument, FailedPrecondition, NotFound) as error:
+        except Unavailable:
+            raise
+        except TenonError as error:
             raise NotBrought(verdicts.unusable(error, transfer.secrets)) from None
 
     async def _order(self, transfer: Transfer) -> Order:
@@ -267,21 +284,19 @@ class Syncing:
         check_switch(needs)
         return Asked(stream, integration, needs.credential)
 
-    async def _kept(
-        self, claimed: Claimed, transfer: Transfer, items: Sequence[Item], place: Place
-    ) -> None:
+    async def _kept(self, claimed: Claimed, transfer: Transfer, page: Page) -> None:
         """Keep a page's records, and where the transfer stands after it."""
         where, key = transfer.where, transfer.keys.sealing
         kept = records.keeping(
-            where,
-            sealing.fresh(transfer.keys, where, items),
+            *(where, transfer.pass_id, page.records),
             whole=transfer.run.whole,
-            seal=(key.data_key_id, sealing.sealed_place(key, where, place)),
+            seal=(key.data_key_id, sealing.sealed_place(key, where, page.after)),
         )
         (rows,) = await self._notes.note(claimed, [kept])
         if not rows:
             raise ClaimLost
         transfer.run = replace(transfer.run, seen=rows[0].seen, pages=rows[0].pages)
+        transfer.place = page.after
 
     async def _concluded(self, claimed: Claimed, transfer: Transfer) -> Done:
         """The end of a transfer whose last page is here."""
@@ -303,29 +318,47 @@ class Syncing:
         """Mark as gone what the transfer has not seen."""
         after: str | None = ""
         while after is not None:
-            (rows,) = await self._notes.note(claimed, [records.burying(transfer.where, after)])
+            looking = records.burying(transfer.where, transfer.pass_id, after)
+            (rows,) = await self._notes.note(claimed, [looking])
             if not rows:
                 raise ClaimLost
             after = rows[0].last
 
     def _fallen_back(self, transfer: Transfer, fault: Fault) -> Outcome:
-        """What becomes of a transfer whose next page did not come."""
+        """What becomes of a transfer whose next page did not come.
+
+        Each page has all its tries anew: a long transfer gets over as many errors as come.
+        """
         restarted = transfer.place.restarted() if fault.address_ended else None
         if restarted is not None:
-            key, where = transfer.keys.sealing, transfer.where
-            place = sealing.sealed_place(key, where, restarted)
-            moving = store.standing(where, key.data_key_id, place)
-            return Later(record=[moving], delay_s=0)
+            return Later(record=[_standing(transfer, restarted)], delay_s=0)
         if fault.wait_s is None:
             return self._ended(transfer, fault)
+        place = transfer.place if fault.patient else transfer.place.failed()
+        if place.tries > len(RETRY_S):
+            return self._ended(transfer, fault)
+        least_s = RETRY_S[max(place.tries - 1, 0)]
         waiting = store.waiting(transfer.where, fault.reason, fault.message)
-        wait_s = fault.wait_s * self._rng.uniform(1, 1 + JITTER)
-        if fault.patient or transfer.moved:
-            return Later(record=[waiting], delay_s=max(wait_s, RETRY_S[0]))
-        return Failed(record=[waiting], least_s=wait_s)
+        wait_s = max(fault.wait_s, least_s) * self._rng.uniform(1, 1 + JITTER)
+        return Later(record=[_standing(transfer, place), waiting], delay_s=wait_s)
 
     def _ended(self, transfer: Transfer, fault: Fault) -> Done:
         return Done(record=store.failing(transfer.where, fault.reason, fault.message))
+
+
+def asked_by(stream: Stream, manifest: Manifest, integration: ProjectedObject) -> bytes:
+    """What a stream's list is asked by, in short: by something else it is another list."""
+    spec = integration.spec
+    config = manifest.config_with_defaults(spec.get("config") or {})
+    path = manifest.operations[stream.operation].path
+    settings = {name: config.get(name) for name in template_names(path)}
+    words = [manifest.provider, spec.get("base_url") or "", path, settings, stream.query]
+    return hashlib.sha256(canonical(words)).digest()
+
+
+def _standing(transfer: Transfer, place: Place) -> Bound:
+    key, where = transfer.keys.sealing, transfer.where
+    return store.standing(where, key.data_key_id, sealing.sealed_place(key, where, place))
 
 
 def _where(claimed: Claimed) -> store.Place:

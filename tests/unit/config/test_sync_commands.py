@@ -219,7 +219,7 @@ def test_all_records_are_told_page_by_page_where_no_limit_is_set(
     tenon: Tenon, registry: Registry
 ) -> None:
     registry.answer("ListRecords", page("1", "2", token="a"), page("3", token="b"), page("4"))
-    said = tenon("sync", "records", "acme", "github/issues", "--limit", "0", "--output", "json")
+    said = tenon("sync", "records", "acme", "github/issues", "--all", "--output", "json")
     assert said.code == 0
     assert [each["key"] for each in json.loads(said.out)] == ["1", "2", "3", "4"]
     asked = registry.requests("ListRecords")
@@ -292,9 +292,6 @@ def test_a_refusal_is_one_line(
     assert "\x1b" not in said.err
 
 
-@pytest.mark.xfail(
-    strict=True, reason="ValueError out of the message: `--limit` is any number there"
-)
 def test_a_limit_that_no_message_can_hold_is_told_in_one_line(
     tenon: Tenon, registry: Registry
 ) -> None:

@@ -1,7 +1,7 @@
 """Lists of providers, page by page, also while their things change."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import pytest
@@ -70,7 +70,7 @@ def test_an_address_that_has_ended_is_gone_back_from_a_few_times_alone() -> None
         place = place.restarted()
         assert place is not None
         assert (place.since, place.url) == ("3", "")
-        place = Place(place.since, "v", place.high, place.restarts)
+        place = replace(place, url="v")
     assert place is not None
     assert place.restarted() is None
     assert Place(since="3").restarted() is None
@@ -136,3 +136,40 @@ def test_nothing_is_lost_while_things_change_between_pages(
     assert kept.keys() == provider.times.keys()
     transferred(provider, reached, kept, lambda: None)
     assert kept == provider.times
+
+
+def brought(pages: dict[tuple[str, str], tuple[list[int], str]], most: int = 50) -> set[int]:
+    """What comes of a list whose pages are known by what was asked for, and by their address."""
+    place, kept = Place(), set[int]()
+    for _ in range(most):
+        numbers, url = pages[place.since, place.url]
+        kept.update(numbers)
+        after = place.after([Item(str(n), {}, str(n)) for n in numbers], url or None)
+        if after is None:
+            return kept
+        place = after
+    raise AssertionError(f"it has not ended after {most} pages")
+
+
+def test_a_list_that_is_seen_to_be_out_of_order_is_not_skipped_in() -> None:
+    # The provider takes no notice of the order that is asked for.
+    pages = {
+        ("", ""): ([5, 3], "b"),
+        ("", "b"): ([4, 6], "c"),
+        ("", "c"): ([2, 1], ""),
+        ("6", ""): ([6], ""),
+    }
+    assert brought(pages) == {1, 2, 3, 4, 5, 6}
+
+
+def test_a_list_without_an_order_that_is_never_twice_the_same_is_refused() -> None:
+    place = Place()
+    with pytest.raises(Unlisted):
+        brought_of_a_list_that_never_rests(place)
+
+
+def brought_of_a_list_that_never_rests(place: Place) -> None:
+    for number in range(100):
+        after = place.after([Item(f"k{number}", {})], None if place.url else "2")
+        assert after is not None
+        place = after
