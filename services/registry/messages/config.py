@@ -338,7 +338,7 @@ def _field(change: FieldChange) -> config_pb2.FieldChange:
     before, after = audit.masked(change)
     return config_pb2.FieldChange(
         path=change.path,
-        before="" if before is NOTHING else json.dumps(before),
-        after="" if after is NOTHING else json.dumps(after),
+        before="" if before is NOTHING else json.dumps(before, sort_keys=True),
+        after="" if after is NOTHING else json.dumps(after, sort_keys=True),
         owner=change.owner,
     )
