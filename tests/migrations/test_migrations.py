@@ -26,7 +26,7 @@ from services.registry import tables as registry_tables
 
 DIALECT = create_engine("postgresql+psycopg://").dialect
 REPOSITORY = Path(__file__).parents[2]
-HEADS = {"registry": "r0011", "executor": "e0011"}
+HEADS = {"registry": "r0011", "executor": "e0012"}
 SHAPE = """
     SELECT n.nspname, c.relname, c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.relacl::text,
         a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,

@@ -33,6 +33,11 @@ OF_BODY: Final = "sha256:"
 TABLE: Final = "executor.events"
 HEADERS: Final = "sealed_headers"
 BODY: Final = "body"
+BOTH: Final = "headers and body"
+"""What stands in `body` where there are no sealed headers: both, sealed as one. To seal them apart,
+as was done before, costs twice: a tenth of all that an event costs (measured)."""
+_LENGTH: Final = 4
+"""Bytes before the headers that say how long they are."""
 # `dumps` makes one at each call that does not take its defaults.
 _WRITER: Final = json.JSONEncoder(separators=(",", ":"))
 
@@ -147,20 +152,26 @@ def opened(kept: Kept, key: LeasedKey | None) -> Kept:
     """An event in the clear; `key` is the one it was sealed with, if it was. Raises Unsealable."""
     if kept.data_key_id is None:
         return kept
-    if key is None or kept.sealed_headers is None:
-        raise Unsealable
-    row = Row(TABLE, kept.tenant_id, kept.id)
-    headers = json.loads(opened_bytes(key, row, HEADERS, kept.sealed_headers))
-    return Kept(kept.tenant_id, kept.id, headers, opened_body(kept, key))
+    headers, body = _parts(kept, key)
+    return Kept(kept.tenant_id, kept.id, json.loads(headers), body)
 
 
 def opened_body(kept: Kept, key: LeasedKey | None) -> bytes:
     """An event's body alone in the clear. Raises Unsealable."""
-    if kept.data_key_id is None:
-        return kept.body
+    return kept.body if kept.data_key_id is None else _parts(kept, key)[1]
+
+
+def _parts(kept: Kept, key: LeasedKey | None) -> tuple[bytes, bytes]:
+    """Headers, as JSON, and body of an event that is sealed."""
     if key is None:
         raise Unsealable
-    return opened_bytes(key, Row(TABLE, kept.tenant_id, kept.id), BODY, kept.body)
+    row = Row(TABLE, kept.tenant_id, kept.id)
+    if kept.sealed_headers is not None:
+        headers = opened_bytes(key, row, HEADERS, kept.sealed_headers)
+        return headers, opened_bytes(key, row, BODY, kept.body)
+    both = opened_bytes(key, row, BOTH, kept.body)
+    end = _LENGTH + int.from_bytes(both[:_LENGTH])
+    return both[_LENGTH:end], both[end:]
 
 
 def event_of(
@@ -199,14 +210,9 @@ def _payload(body: bytes) -> object:
 def _sealed(event: Event, key: LeasedKey) -> Kept:
     row = Row(TABLE, event.tenant_id, event.id)
     headers = _WRITER.encode(dict(event.headers)).encode()
-    return Kept(
-        tenant_id=event.tenant_id,
-        id=event.id,
-        headers={},
-        body=sealed_bytes(key, row, BODY, event.body),
-        data_key_id=key.data_key_id,
-        sealed_headers=sealed_bytes(key, row, HEADERS, headers),
-    )
+    both = len(headers).to_bytes(_LENGTH) + headers + event.body
+    sealed = sealed_bytes(key, row, BOTH, both)
+    return Kept(event.tenant_id, event.id, {}, sealed, key.data_key_id)
 
 
 def _in_clear(event: Event) -> Kept:

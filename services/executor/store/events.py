@@ -37,7 +37,8 @@ class Stale(Aborted):
 class Kept:
     """An event's headers and body at rest.
 
-    With a data key both are sealed: `headers` is empty then, and `body` ciphertext.
+    With a data key both are sealed: `headers` is empty then, and `body` ciphertext, of both where
+    there are no `sealed_headers`.
     """
 
     tenant_id: UUID
