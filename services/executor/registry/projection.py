@@ -10,6 +10,7 @@ of one that it does not know (it may have been restored to before its time) noth
 
 import asyncio
 import logging
+import math
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ LEADER: Final = "executor.projection"
 FIRST_WAIT_S: Final = 1.0
 LONGEST_WAIT_S: Final = 60.0
 RECONNECT_S: Final = 1.0
+STORED_S: Final = 0.5
+"""Between two times that the position is stored."""
 
 BEFORE_COMMIT: Final = failpoints.declare(
     "projection.before_commit", "the older projection is whole, and the tenant is projected again"
@@ -64,6 +67,7 @@ class Projection:
         self._owed: dict[UUID, _Owed] = {}
         self._known: dict[UUID, int] = {}
         self._stored = ""
+        self._stored_at = -math.inf
 
     async def follow(self) -> None:
         """Follow the feed until cancelled, whatever becomes of the registry."""
@@ -192,6 +196,12 @@ class Projection:
             BEFORE_COMMIT.hit()
 
     async def _advance(self, position: str) -> None:
-        if not self._owed and position != self._stored:
-            await cursor.write(self._database, position)
-            self._stored = position
+        """Store how far we are, now and then: a long feed is read much faster than it is stored.
+
+        A sign of life brings the last position again, and what is read twice is projected once.
+        """
+        now = self._clock()
+        if self._owed or position == self._stored or now < self._stored_at + STORED_S:
+            return
+        await cursor.write(self._database, position)
+        self._stored, self._stored_at = position, now

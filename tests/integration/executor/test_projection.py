@@ -135,6 +135,31 @@ async def test_a_new_leader_goes_on_where_the_last_one_was(
     assert registry_service.calls["GetSnapshot"] == before + 1
 
 
+async def test_a_change_behind_a_long_feed_does_not_wait_for_each_entry_to_be_stored(
+    registry_service: RunningRegistry,
+    executor_database: Database,
+    registry: Registry,
+    admin: Admin,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await registry_service.apply("acme", TENANT)
+    await admin.execute(
+        "INSERT INTO registry.feed (tenant_id, kind, revision) SELECT tenant_id, 'revision', 1"
+        " FROM registry.tenants, generate_series(1, 400)"
+    )
+    await registry_service.apply("globex", document("Tenant", "globex", display_name="Globex"))
+    stored, write = list[str](), cursor.write
+
+    async def counted(database: Database, position: str) -> None:
+        stored.append(position)
+        await write(database, position)
+
+    monkeypatch.setattr(cursor, "write", counted)
+    async with following(Projection(executor_database, registry, clock=lambda: 7.0)):
+        await at_revision(executor_database, "globex", 1)
+    assert len(stored) == 1, "no time has passed"
+
+
 async def test_another_incarnation_of_the_registry_is_read_from_its_beginning(
     registry_service: RunningRegistry, executor_database: Database, projection: Projection
 ) -> None:
