@@ -14,7 +14,8 @@ from services.executor.engine.work import Kind
 from services.executor.engine.worker import Worker, WorkerLimits
 
 ENVIRONMENT: Final = ("TENON_TEST_DATABASE_URL", "TENON_TEST_SYSTEM_DATABASE_URL")
-LEASE_S: Final = 3.0
+LEASE_S: Final = 8.0
+"""Longer than a loaded machine holds a renewal up: who loses a claim to that sends again."""
 LIMITS: Final = WorkerLimits(items=64, lease_s=LEASE_S, poll_s=0.3, grace_s=8.0, away_s=0.2)
 
 
