@@ -46,8 +46,6 @@ class Run:
     """
 
     id: UUID
-    stream_id: UUID
-    stream: str
     whole: bool
     beginning: int
     pages: int
@@ -168,19 +166,8 @@ END: Final = Statement(
     .where(_UNENDED)
     .values(
         state=bindparam("new_state"),
-        # Without a reason that of the last try stands.
-        failure_reason=case(
-            (bindparam("new_state") == "success", ""),
-            else_=func.coalesce(
-                func.nullif(bindparam("reason", type_=String), ""), _R.failure_reason
-            ),
-        ),
-        failure_message=case(
-            (bindparam("new_state") == "success", ""),
-            else_=func.coalesce(
-                func.nullif(bindparam("message", type_=String), ""), _R.failure_message
-            ),
-        ),
+        failure_reason=bindparam("reason"),
+        failure_message=bindparam("message"),
         covered_by=bindparam("covered_by", type_=Uuid),
         sealed_place=null(),
         data_key_id=null(),
@@ -278,8 +265,8 @@ def covering(place: Place, covered_by: UUID) -> Bound:
     return _ending(place, "success", covered_by=covered_by)
 
 
-def failing(place: Place, reason: str = "", message: str = "") -> list[Bound]:
-    """What ends a transfer badly; without a `reason` that of the last try stands."""
+def failing(place: Place, reason: str, message: str) -> list[Bound]:
+    """What ends a transfer badly."""
     return [_ending(place, "failed", reason, message), Bound(FAIL, place.key)]
 
 
@@ -288,9 +275,9 @@ def cancelling(place: Place) -> Bound:
     return _ending(place, "cancelled", "CANCELLED", "it was cancelled")
 
 
-def resetting(place: Place) -> list[Bound]:
+def resetting(place: Place) -> Bound:
     """What has a stream begin anew."""
-    return [Bound(RESET, place.key)]
+    return Bound(RESET, place.key)
 
 
 def _ending(

@@ -111,7 +111,7 @@ class Syncs:
             stream = await stream_of(tx, tenant_id, named)
             deed = Deed("Stream", "reset", stream.name, stream.object_id)
             place = Place(tenant_id, NEWEST, stream.object_id)
-            await tx.pipeline([*store.resetting(place), telling(tenant_id, doer, deed)])
+            await tx.pipeline([store.resetting(place), telling(tenant_id, doer, deed)])
         found = {each.name: each for each in await self.streams(tenant_id, named[0])}
         if stream.name not in found:
             raise _unknown(named)

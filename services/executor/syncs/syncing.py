@@ -24,7 +24,7 @@ from services.chassis import envelope, failpoints
 from services.chassis.database import Bound, Database
 from services.chassis.egress import EgressError
 from services.chassis.envelope import Unsealable
-from services.chassis.errors import NotFound, TenonError, Unavailable
+from services.chassis.errors import Aborted, DeadlineExceeded, NotFound, TenonError, Unavailable
 from services.chassis.secret import Secret
 from services.executor.calling import Calling, Order
 from services.executor.engine.work import (
@@ -66,6 +66,9 @@ TURN_S: Final = 20.0
 """After so long a transfer lets others have its place, and goes on where it stands."""
 MOST_PAGES: Final = 100_000
 JITTER: Final = 0.2
+PASSING: Final = (Unavailable, DeadlineExceeded, Aborted)
+"""Errors of ours, not of the provider: whoever works on it tries again by itself."""
+TOO_OFTEN: Final = Fault("INTERNAL", "it failed too often by itself")
 ENDLESS: Final = Fault("ENDLESS", f"the stream has more than {MOST_PAGES} pages")
 NOTHING_LEFT: Final = Fault(
     "NOTHING_LEFT",
@@ -157,7 +160,7 @@ class Syncing:
             return Done(record=[store.covering(where, covered_by)])
         try:
             return await self._taken_up(where, run, state)
-        except Unavailable:
+        except PASSING:
             raise
         except TenonError as error:
             return Done(record=store.failing(where, error.code, error.message))
@@ -179,8 +182,7 @@ class Syncing:
         where = _where(claimed)
         if why == "CANCELLED":
             return Done(record=[store.cancelling(where)])
-        # The last try has said why.
-        return Done(record=store.failing(where))
+        return Done(record=store.failing(where, TOO_OFTEN.reason, TOO_OFTEN.message))
 
     async def _taken_up(self, where: store.Place, run: Run, state: State) -> Transfer:
         """A transfer with what it knows of its stream. Raises what it cannot go on for."""
@@ -257,7 +259,7 @@ class Syncing:
             return Page(fresh, after or last, is_last=after is None)
         except EgressError as error:
             raise NotBrought(verdicts.unanswered(error)) from None
-        except Unavailable:
+        except PASSING:
             raise
         except TenonError as error:
             raise NotBrought(verdicts.unusable(error, transfer.secrets)) from None

@@ -13,7 +13,7 @@ import pytest
 
 from services.chassis import strict_json
 from services.chassis.database import Database
-from services.chassis.errors import Internal, NotFound
+from services.chassis.errors import Aborted, DeadlineExceeded, Internal, NotFound, TenonError
 from services.executor.audit.outbox import Doer
 from services.executor.calling import Order
 from services.executor.engine.work import Claimed, Later, Outcome
@@ -256,3 +256,21 @@ async def test_records_are_told_in_as_many_pages_as_their_length_takes(
         if not token:
             break
     assert keys == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("fault", [DeadlineExceeded("it took too long"), Aborted("try again")])
+async def test_what_passes_by_itself_ends_no_transfer(
+    bench: Bench, admin: Admin, fault: TenonError
+) -> None:
+    run = await bench.trigger()
+    bench.vault.fault = fault
+    async with bench.working():
+        await asyncio.wait_for(bench.vault.asked.wait(), 10)
+        bench.vault.fault = None
+    assert (await soon(bench, admin, run)).state == "success"
+
+
+async def test_one_that_fails_too_often_by_our_fault_says_so(bench: Bench, admin: Admin) -> None:
+    bench.vault.fault = DeadlineExceeded("it took too long")
+    ended = await soon(bench, admin, await bench.trigger())
+    assert (ended.state, ended.failure_reason) == ("failed", "INTERNAL")
