@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    CTE,
     BigInteger,
     Boolean,
     Integer,
@@ -35,6 +36,7 @@ LOOKED_AT: Final = 20_000
 _C, _R = RECORDS.c, SYNC_RUNS.c
 _TENANT = bindparam("the_tenant_id", type_=Uuid)
 _PASS = bindparam("pass_id", type_=Uuid)
+_KEY_ID = bindparam("data_key_id", type_=Uuid)
 _STREAM = bindparam("the_stream_id", type_=Uuid)
 
 
@@ -47,20 +49,19 @@ class Fresh:
     sealed_data: bytes = field(repr=False)
 
 
-def _keep() -> Statement:
-    """Keeps the records of a page, counts what they were to us, and says where the transfer is."""
+def _kept() -> CTE:
+    """The records of a page, as they are kept: which of them changed, and their versions."""
     given = func.unnest(
         bindparam("keys", type_=ARRAY(Text)),
         bindparam("digests", type_=ARRAY(LargeBinary)),
         bindparam("data", type_=ARRAY(LargeBinary)),
     ).table_valued("key", "digest", "sealed_data", name="given").render_derived()  # fmt: skip
-    key_id = bindparam("data_key_id", type_=Uuid)
     columns = {
         "tenant_id": _TENANT,
         "stream_id": _STREAM,
         "key": given.c.key,
         "digest": given.c.digest,
-        "data_key_id": key_id,
+        "data_key_id": _KEY_ID,
         "sealed_data": given.c.sealed_data,
         "version": literal(1, BigInteger),
         "seen_by": _PASS,
@@ -69,7 +70,7 @@ def _keep() -> Statement:
     new = insert(RECORDS).from_select(list(columns), select(*columns.values()))
     changed = or_(_C.digest != new.excluded.digest, _C.deleted_at.is_not(None))
     taken = ("digest", "data_key_id", "sealed_data", "seen_by")
-    kept = (
+    return (
         new.on_conflict_do_update(
             index_elements=[_C.tenant_id, _C.stream_id, _C.key],
             set_={
@@ -85,6 +86,11 @@ def _keep() -> Statement:
         .cte("kept")
     )
 
+
+def _keep() -> Statement:
+    """Keeps the records of a page, counts what they were to us, and says where the transfer is."""
+    kept = _kept()
+
     def count(*which: Any) -> Any:
         return select(func.count()).select_from(kept).where(*which).scalar_subquery()
 
@@ -93,7 +99,7 @@ def _keep() -> Statement:
         .where(THE_RUN, _R.ended_at.is_(None))
         .values(
             state="running",
-            data_key_id=key_id,
+            data_key_id=_KEY_ID,
             sealed_place=bindparam("place", type_=LargeBinary),
             pages=_R.pages + 1,
             seen=_R.seen + bindparam("count", type_=BigInteger),
